@@ -1,4 +1,4 @@
-"""The one error tree. Whatever a dependency raises reaches a caller as one of these.
+"""The one error tree. Errors of dependencies reach a caller as one of these.
 
 ::
 

@@ -87,8 +87,8 @@ def evict(
 ) -> None:
     """Delete models from this machine's cache: those named, or the least valuable ones down to a limit.
 
-    Value is the time that a byte saves when it need not be fetched again, less the longer it was not used.
-    What is in use, pinned, or the base of a registered version that the home has no copy of, stays.
+    Value is the time that a byte saves when it need not be fetched again, less the longer it was not used. Models in
+    use, pinned models, and bases of registered versions that the home has no copy of stay.
     """
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.node_cache import evict as evict_models

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -210,7 +210,7 @@ def _show_numbers(record: VersionRecord) -> None:
     facts("Results", [(short_name(name), number(value)) for name, value in flat_metrics(record.metrics).items()])
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield values with dotted names, such as those of a conversion's difference."""
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -236,7 +236,7 @@ def _headings(found: Difference) -> tuple[str, str]:
     return (version, other_version) if name == other else (found.left, found.right)
 
 
-def _file_change(pair: Changed) -> str:
+def _file_change(pair: Changed[tuple[int, str]]) -> str:
     if pair.left is None:
         return "added"
     return "removed" if pair.right is None else "changed"
@@ -246,11 +246,10 @@ def _file(value: tuple[int, str] | None) -> str:
     return f"{value[1][7:19]} {size(value[0])}" if value else ""
 
 
-def _metric_row(pair: Changed) -> tuple[str, ...]:
+def _metric_row(pair: Changed[float]) -> tuple[str, ...]:
     from llamafarm_ray.workflows.metrics import short_name
 
-    known = pair.left is not None and pair.right is not None
-    change = pair.right - pair.left if known else None
+    change = pair.right - pair.left if pair.left is not None and pair.right is not None else None
     return (
         short_name(pair.name),
         number(pair.left),

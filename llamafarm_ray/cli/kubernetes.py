@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.terminal import print_json, say, stages
 from llamafarm_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.kubernetes.resources import Resource
 
 __all__ = ["Apply", "Target", "check_options", "show_or_apply"]
 
@@ -44,7 +47,7 @@ def check_options(*, is_kubernetes: bool, apply: bool, address: str | None, no_w
         raise InputError("--apply is for manifests.", hint="Say --target kubernetes, too.")
 
 
-def show_or_apply(manifests: Sequence[dict[str, Any]], *, apply: bool, as_json: bool) -> None:
+def show_or_apply(manifests: Sequence[Resource], *, apply: bool, as_json: bool) -> None:
     """Print manifests as `kubectl apply -f -` takes them; or send them, and wait for what becomes of the last one."""
     from llamafarm_ray.workflows.kubernetes import as_yaml
     from llamafarm_ray.workflows.kubernetes.apply import apply as send

@@ -75,8 +75,8 @@ def start(
 ) -> None:
     """Split an alias's requests between the version it points at and this one.
 
-    What is not said here comes from deployment.rollout of the configuration: the steps and above all the guards, which
-    roll it back.
+    Options that are left out come from deployment.rollout of the configuration: the steps and above all the guards,
+    which roll it back.
     """
     flags = {
         "deployment.strategy": kind,

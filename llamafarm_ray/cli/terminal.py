@@ -77,7 +77,7 @@ errors = _Errors()
 
 
 def say(text: str, *, style: str = "") -> None:
-    """One line on standard output. What others wrote into a registry can't steer the terminal."""
+    """One line on standard output. Text that others wrote into a registry can't steer the terminal."""
     console.print(_printable(text), markup=False, style=style)
 
 

@@ -30,7 +30,7 @@ class Undecided(NamedTuple):
     """
 
     reason: str
-    choices: tuple[Any, ...]
+    choices: tuple[object, ...]
 
 
 class AliasRefusalError(ValueError):
@@ -63,7 +63,7 @@ class Alias:
     others_pass: bool = False
     refused: Mapping[Any, str] = field(default_factory=dict)
     refused_always: str = ""
-    convert: Callable[[Any], Any] | None = None
+    convert: Callable[[object], object] | None = None
     accepts: Mapping[str, object] | None = None
     yields_to: Mapping[object, tuple[object, ...]] = field(default_factory=dict)
 
@@ -80,7 +80,7 @@ class Alias:
         around = (self.path[:length] for length in range(len(self.path)))
         return tuple(section for section in around if self.name not in layout().names_in(section))
 
-    def translate(self, value: object) -> Any:
+    def translate(self, value: object) -> object:
         """The canonical value, or ``NOTHING``.
 
         Raises:

@@ -65,7 +65,7 @@ class Section(BaseModel):
 
 def _is_set(section: Section, key: str) -> bool:
     """Return True if the dotted ``key`` was given a value, instead of having its default."""
-    here: Any = section
+    here = section
     for name in key.split("."):
         if name not in here.model_fields_set:
             return False

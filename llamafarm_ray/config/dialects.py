@@ -1,6 +1,7 @@
 """Configurations of other tools whose defaults, or names that we have too, mean something else there.
 
-Such a configuration is told by keys that one tool alone has. What it leaves to that tool's defaults must be said here.
+Such a configuration is told by keys that one tool alone has. Values that it leaves to that tool's defaults must be
+given here.
 """
 
 from __future__ import annotations

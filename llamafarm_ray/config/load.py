@@ -47,7 +47,7 @@ def load_config(path: str | FilePath | None, overrides: Sequence[str] = ()) -> C
 
 
 def parse_config(
-    table: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "the configuration"
+    table: Mapping[str, object], overrides: Sequence[str] = (), *, source: str = "the configuration"
 ) -> Config:
     """The configuration that a mapping means, in the canonical or any other accepted shape.
 
@@ -77,7 +77,7 @@ def resolved(config: Config) -> dict[str, Any]:
     """
     table = config.model_dump(mode="json")
     for path in layout().sections:
-        section: Any = config
+        section: object = config
         for name in path:
             section = getattr(section, name, None)
         if isinstance(section, Section):

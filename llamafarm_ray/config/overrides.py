@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import yaml
 
@@ -34,9 +33,10 @@ def apply_overrides(placement: Placement, overrides: Iterable[str]) -> None:
         except _BadOverrideError as error:
             placement.problems.append(f"--set {override[:200]!a}: {error}")
             continue
-        tree: Any = value
-        for part in reversed(name.split(".")):
-            tree = Table([(part, tree)])
+        *sections, last = name.split(".")
+        tree = Table([(last, value)])
+        for section in reversed(sections):
+            tree = Table([(section, tree)])
         single = Placement(origin=f" (--set {override[:200] if override.isprintable() else ascii(override[:200])})")
         single.place(tree)
         if position is not None:

@@ -39,18 +39,18 @@ class Given:
         may_become: values that another key may make of it without a conflict.
     """
 
-    value: Any
+    value: object
     key: str
-    written: Any
-    may_become: tuple[Any, ...] = ()
+    written: object
+    may_become: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Translated:
     """Value translated by an alias: as written, and its other possible values."""
 
-    written: Any
-    may_become: tuple[Any, ...]
+    written: object
+    may_become: tuple[object, ...]
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Placement:
     doubtful: set[Path] = field(default_factory=set)
     cleared: set[Path] = field(default_factory=set)
 
-    def place(self, table: Mapping[Any, Any], section: Path = (), written: Written = ()) -> None:
+    def place(self, table: Mapping[Any, object], section: Path = (), written: Written = ()) -> None:
         """Place every key of a mapping that stands for the canonical ``section``."""
         for name in getattr(table, "repeated", ()):
             self._problem((*written, name), _TWICE)
@@ -87,7 +87,7 @@ class Placement:
             else:
                 self._problem(here, _unknown(section, name))
 
-    def _put_translated(self, alias: Alias, value: Any, written: Written) -> None:
+    def _put_translated(self, alias: Alias, value: object, written: Written) -> None:
         try:
             meant = alias.translate(value) if alias.path not in layout().sections or alias.refused_always else value
         except AliasRefusalError as refusal:
@@ -99,7 +99,7 @@ class Placement:
         else:
             self._put(alias.path, meant, written, _Translated(value, alias.may_become(meant)))
 
-    def _put(self, path: Path, value: Any, written: Written, by: _Translated | None = None) -> None:
+    def _put(self, path: Path, value: object, written: Written, by: _Translated | None = None) -> None:
         if path in layout().sections:
             self._put_section(path, value, written)
         elif path in layout().free and isinstance(value, Mapping):
@@ -113,7 +113,7 @@ class Placement:
         else:
             self._give(path, value, written, by)
 
-    def _put_section(self, path: Path, value: Any, written: Written) -> None:
+    def _put_section(self, path: Path, value: object, written: Written) -> None:
         if isinstance(value, Mapping):
             if path in layout().optional:
                 self.values.setdefault(path, Given({}, self._spell(written), {}))  # an empty one is more than none
@@ -130,7 +130,7 @@ class Placement:
             if path:
                 self.doubtful.add(path)
 
-    def _give(self, path: Path, value: Any, written: Written, by: _Translated | None = None) -> None:
+    def _give(self, path: Path, value: object, written: Written, by: _Translated | None = None) -> None:
         new = Given(value, self._spell(written), by.written if by else value, by.may_become if by else ())
         unusable = list(_unusable(value, written))
         if unusable:

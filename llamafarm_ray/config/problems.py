@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -62,7 +62,7 @@ def _sentence(path: Path, details: Sequence[ErrorDetails]) -> str:
     return f"{sentence}."
 
 
-def _maybe(name: str, known: Any) -> str:
+def _maybe(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about a wrong name: the near ones, if there are any."""
     found = near(name, known)
     return f"; did you mean {' or '.join(found)}?" if found else "."

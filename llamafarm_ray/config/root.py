@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -108,14 +108,14 @@ class Config(Section):
             )
 
 
-def _get(data: dict[str, Any], *path: str) -> object:
+def _get(data: dict[str, object], *path: str) -> object:
     here: object = data
     for name in path:
         here = here.get(name) if isinstance(here, dict) else None
     return here
 
 
-def _fill(data: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+def _fill(data: dict[str, object], path: tuple[str, ...], value: object) -> None:
     """Set a key that is absent, in copies of the mappings on the way; leave what isn't a mapping to validation."""
     here = data
     for name in path[:-1]:

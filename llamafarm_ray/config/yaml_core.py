@@ -25,19 +25,19 @@ _MAX_DIGITS = 40
 _TAG = "tag:yaml.org,2002:"
 
 
-class Table(dict[Any, Any]):
+class Table(dict[Any, object]):
     """A mapping as it was written: it remembers which of its keys were written more than once."""
 
     def __init__(self, pairs: Iterable[tuple[object, object]] = ()) -> None:
         super().__init__()
-        self.repeated: list[Any] = []
+        self.repeated: list[object] = []
         for key, value in pairs:
             if key in self and key not in self.repeated:
                 self.repeated.append(key)
             self[key] = value
 
     @classmethod
-    def of_pairs(cls, pairs: list[tuple[Any, Any]]) -> Self:
+    def of_pairs(cls, pairs: list[tuple[object, object]]) -> Self:
         """Return a table of pairs; :func:`json.loads` takes this as ``object_pairs_hook``."""
         return cls(pairs)
 
@@ -53,17 +53,15 @@ class CoreLoader(yaml.SafeLoader):
         super().__init__(stream)
         self._num_aliases = 0
 
-    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
         """Count the places that repeat an anchor: a few are convenience, many are a bomb."""
         if self.check_event(yaml.AliasEvent):
             self._num_aliases += 1
             if self._num_aliases > _MAX_ALIASES:
                 problem = f"more than {_MAX_ALIASES} repetitions of anchors"
-                raise ConstructorError(None, None, problem, self._next_mark())
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise ConstructorError(None, None, problem, mark)
         return super().compose_node(parent, index)
-
-    def _next_mark(self) -> Any:
-        return self.peek_event().start_mark  # type: ignore[no-untyped-call]
 
     def flatten_mapping(self, node: MappingNode) -> None:
         """Resolve ``<<``, whose results can multiply too."""

@@ -2,7 +2,7 @@
 
 The rule: an epoch has as many rows as the datasets together, and a dataset's share of them is its weight's share of all
 weights. A dataset with a larger share than rows is gone through again and again; of one with a smaller share, a part is
-taken that the seed chooses, and the same one in every epoch. Which rows, and how many, depends on the sizes, the
+taken that the seed chooses, and the same one in every epoch. The choice and number of rows depend on the sizes, the
 weights and the seed only.
 """
 

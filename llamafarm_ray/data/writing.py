@@ -11,7 +11,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,11 +65,11 @@ class Target(abc.ABC):
         """
 
     @abc.abstractmethod
-    def add(self, split: str, rows: list[dict[str, Any]]) -> None:
+    def add(self, split: str, rows: list[dict[str, object]]) -> None:
         """Write rows of ``ROW_SCHEMA`` to a split; the caller gives them in an order that is always the same."""
 
     @abc.abstractmethod
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
+    def finish(self, dataset: dict[str, object], report: dict[str, object], page: str = "") -> None:
         """Close the splits and write what describes the dataset; ``page`` is the report as HTML, "" for none."""
 
     @abc.abstractmethod
@@ -136,7 +135,7 @@ class FolderTarget(Target):
                 f"The output {str(self.output)!r} exists already and is no dataset.", hint="Choose another one."
             )
 
-    def add(self, split: str, rows: list[dict[str, Any]]) -> None:
+    def add(self, split: str, rows: list[dict[str, object]]) -> None:
         """See :meth:`Target.add`."""
         pending = self._pending.setdefault(split, [])
         pending += rows
@@ -144,7 +143,7 @@ class FolderTarget(Target):
             self._write(split, pending[:_ROWS_PER_SHARD])
             del pending[:_ROWS_PER_SHARD]
 
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
+    def finish(self, dataset: dict[str, object], report: dict[str, object], page: str = "") -> None:
         """See :meth:`Target.finish`."""
         for split, rows in self._pending.items():
             if rows:
@@ -176,7 +175,7 @@ class FolderTarget(Target):
         self._staging.rename(self.output)  # onto nothing, or onto an empty folder
         return True
 
-    def _write(self, split: str, rows: list[dict[str, Any]]) -> None:
+    def _write(self, split: str, rows: list[dict[str, object]]) -> None:
         number = self._num_shards.get(split, 0)
         self._num_shards[split] = number + 1
         folder = self._staging / split
@@ -219,7 +218,7 @@ class FileTarget(Target):
         if self.output.is_dir():
             raise self._conflict(" and is a folder")
 
-    def add(self, split: str, rows: list[dict[str, Any]]) -> None:
+    def add(self, split: str, rows: list[dict[str, object]]) -> None:
         """See :meth:`Target.add`."""
         for row in rows:
             if split not in self._files:
@@ -228,7 +227,7 @@ class FileTarget(Target):
             for record in format_row(row, self._kind, self._row_format):
                 self._files[split].add({**record, **origin})
 
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
+    def finish(self, dataset: dict[str, object], report: dict[str, object], page: str = "") -> None:
         """See :meth:`Target.finish`; the report has the dataset's description and the digest of each file in it."""
         for file in self._files.values():
             file.close()
@@ -330,7 +329,7 @@ def _recorded_digest(path: Path) -> str:
     return str(described.get("digest", "")) if isinstance(described, dict) else ""
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -148,8 +148,8 @@ def tokenise_turns(
     (Qwen3), or move the system prompt to the last question (Mistral). And a tokenizer may merge the end of a prompt
     with the beginning of the answer, such as two line ends.
 
-    An assistant turn with ``"train": False`` is context only. What a template writes after the end-of-turn token, white
-    space or the end of the text, is not trained: at inference the turn has ended before it.
+    An assistant turn with ``"train": False`` is context only. Text that a template writes after the end-of-turn token,
+    such as white space, is not trained: at inference the turn has ended before it.
 
     Returns:
         One chat, or one for each trained assistant turn, in order; none where there is no assistant turn to train.

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.fields import MAX_TEXT, DigestText, JsonObject, ModelName, Name, SemVer, TagText
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.quota import Quota
 from llamafarm_ray.registry.rollouts import Plan
-from llamafarm_ray.registry.usage.quotas import Quota
 from llamafarm_ray.types import NAME, ModelKind
 
 __all__ = [
@@ -325,8 +325,8 @@ class Refused(_Event):
 class ContentCondemned(_Event):
     """Stored bytes that nothing refers to: these generations of them are deleted from now on, and never used again.
 
-    Whoever stores the same bytes afterwards does so under the next generation's name, so a collector that was paused
-    for an hour can't delete what somebody published meanwhile.
+    Later writers store the same bytes under the next generation's name, so a collector that was paused for an hour
+    can't delete what somebody published meanwhile.
     """
 
     type: Literal["content_condemned"] = "content_condemned"

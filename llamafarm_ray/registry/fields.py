@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
@@ -29,7 +29,7 @@ def _check_version(text: str) -> str:
     return text
 
 
-def _check_json(value: dict[str, Any]) -> dict[str, object]:
+def _check_json(value: dict[str, object]) -> dict[str, object]:
     """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
     waiting: list[tuple[object, int]] = [(value, 0)]
     num_items = 0

@@ -1,9 +1,8 @@
 """Garbage collection: delete what no version, dataset, deployment or open pull refers to, and never anything else.
 
 Three steps, each of which may be cut off at any point: mark what is referred to, commit that the rest is condemned,
-then delete it. The commit fails if something new was registered since the marking. What is published after it is
-stored under the next generation's name, so however long a collector sleeps before it deletes, it deletes only what it
-condemned.
+then delete it. The commit fails if something new was registered since the marking. Files published after it are stored
+under the next generation's name, so a collector that sleeps before it deletes removes only the files that it condemned.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The line of callers whose commands are to be committed.
 
-Whoever finds the line empty leads: they commit what waits, and hand the lead to the first who came meanwhile. So
+The first caller in an empty line leads: they commit what waits, and hand the lead to the first who came meanwhile. So
 sixteen callers pay for one write to disk, not sixteen.
 """
 

@@ -1,7 +1,7 @@
 """Validation of the log's history: each change is one that the service would have committed then, by its principal.
 
-Whoever can write to the home can add a commit that follows from the one before it. So each change is asked for again,
-of the state before it: by the principal that it names, as the command that leads to it.
+Anyone who can write to the home can add a commit that follows from the one before it. So each change is asked for
+again, of the state before it: by the principal that it names, as the command that leads to it.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ GENESIS = Head(0, Digest("sha256:" + "0" * 64))
 
 
 class CommitLog:
-    """The log below a home. Knows no state of its own: callers say which head they stand at.
+    """The log below a home. It has no state of its own: callers give their head.
 
     Args:
         home: the registry's home; the log is its folder ``log/``.
@@ -106,7 +106,7 @@ class CommitLog:
 
         Raises:
             IntegrityError: the head's own commit is not there (any more), or a commit is damaged or does not follow
-                from the one before; it is named. What came before it has been given out already.
+                from the one before; it is named. Earlier commits have been given out already.
             StorageError: the log can't be read.
         """
         is_head_there = head == GENESIS

@@ -60,7 +60,7 @@ _TELLING = frozenset({"vllm", "transformers"})
 """Engines that tell the log-probabilities of any answer; llama.cpp refuses some requests that ask for them."""
 
 
-def arguments(config: Config, home: str) -> dict[str, Any]:
+def arguments(config: Config, home: str) -> dict[str, object]:
     """The plain values that :func:`build` takes for a configuration: all that an application depends on.
 
     Args:

@@ -184,8 +184,8 @@ class Cache:
     def evict(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> list[Digest]:
         """Delete the least valuable versions until the cache has at most ``max_bytes``, as far as that goes.
 
-        Value is the time that a byte saves, less the longer it was not used, see `value`. What is pinned or in use, by
-        any process, stays; a blob goes with the last version that links to it.
+        Value is the time that a byte saves, less the longer it was not used, see `value`. Versions that are pinned, or
+        in use by any process, stay; a blob goes with the last version that links to it.
 
         Args:
             max_bytes: greatest number of bytes that stay.

@@ -50,8 +50,8 @@ class Location:
     before the call returns; on an object store a finished upload is durable by itself. Nothing is answered from a
     listing seen earlier: other processes write here too.
 
-    Whatever a file system or object store raises (disk full, no permission, no such bucket, no credentials, nobody
-    listening) reaches the caller as :class:`~llamafarm_ray.errors.StorageError`.
+    Errors of a file system or object store (disk full, no permission, no such bucket, no credentials, nobody listening)
+    reach the caller as :class:`~llamafarm_ray.errors.StorageError`.
 
     Args:
         uri: address. ``~`` is the user's home. Text without ``://`` is a path, whatever characters it has.

@@ -45,7 +45,7 @@ Value = str | int | float | bool
 def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> str | None:
     """The URL that spans go to; ``None`` where nobody asks for any.
 
-    What is not configured is looked up where every OpenTelemetry SDK does
+    Settings that are not configured are looked up where every OpenTelemetry SDK does
     (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
 
     Args:

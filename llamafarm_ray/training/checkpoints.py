@@ -15,10 +15,10 @@ import logging
 import math
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,8 @@ from llamafarm_ray.training.strategies import LossScale, ParameterState, Strateg
 from llamafarm_ray.types import Digest
 
 __all__ = ["CheckpointStore", "RunState", "StoredCheckpoint"]
+
+_T = TypeVar("_T")
 
 _FOLDER = "checkpoints"
 _MANIFEST = "checkpoint.json"
@@ -321,12 +323,13 @@ def _or_infinity(loss: float | None) -> float:
     return loss if loss is not None and math.isfinite(loss) else math.inf
 
 
-def _of_rank_0(strategy: Strategy, make: Callable[[], Any]) -> Any:
+def _of_rank_0(strategy: Strategy, make: Callable[[], _T]) -> _T:
     """Return the first worker's result on all workers, or raise its error there."""
-    return _together(strategy, lambda: make() if strategy.place.rank == 0 else None)[0]
+    first = _together(strategy, lambda: make() if strategy.place.rank == 0 else None)[0]
+    return cast("_T", first)  # made by the first worker, whose turn it was
 
 
-def _together(strategy: Strategy, do: Callable[[], Any]) -> list[Any]:
+def _together(strategy: Strategy, do: Callable[[], _T]) -> list[_T]:
     """Let each worker do its part, and give all parts to each. If one fails, all raise: nobody waits for it.
 
     Raises:
@@ -344,7 +347,7 @@ def _together(strategy: Strategy, do: Callable[[], Any]) -> list[Any]:
     return [part for part, _ in parts]
 
 
-def _digest_of(content: dict[str, Any]) -> str:
+def _digest_of(content: Mapping[str, object]) -> str:
     """Of a manifest's other fields; JSON gives every float back as it was."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -9,7 +9,8 @@ from typing import Final
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.training.alerts import Alert, AlertKind, Delivery, Notice
 from llamafarm_ray.training.history import History, append_lines, entry
-from llamafarm_ray.training.observers import HISTORY_FILE, REPORT_FILE, ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
+from llamafarm_ray.training.observers import HISTORY_FILE, REPORT_FILE
 from llamafarm_ray.training.report import write_report
 
 __all__ = ["record_failure"]

@@ -4,10 +4,10 @@ Counted as in appendix B of "PaLM: Scaling Language Modeling with Pathways" (Cho
 of "Scaling Laws for Neural Language Models" (Kaplan et al. 2020). A multiplication with a weight matrix is two
 operations (multiply, add) a token and weight in the forward pass, two more for the gradient of its input and, only
 where the weight is trained, two more for the gradient of the weight: 6 a trained weight, 4 a frozen one. Attention
-multiplies queries with keys and probabilities with values: 4 * width * context forward and twice that backward, so
-12 * layers * width * context, in full although half of it is masked, as PaLM counts. Looking up an embedding costs
-nothing, the output head counts, normalisations and activations are left out. What gradient checkpointing computes
-again is no work of the model, so it lowers MFU.
+multiplies queries with keys and probabilities with values: 4 * width * context forward and twice that backward, so 12 *
+layers * width * context, in full although half of it is masked, as PaLM counts. Looking up an embedding costs nothing,
+the output head counts, normalisations and activations are left out. Gradient checkpointing's second computation is no
+work of the model, so it lowers MFU.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ray.data
 
@@ -35,7 +34,7 @@ class TrainingInputs:
     train_rows: ray.data.Dataset
     validation_rows: ray.data.Dataset | None
     base_model: Path
-    lineage: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, object] = field(default_factory=dict)
     fetch_base: Callable[[], Path] | None = None
     shared: str | None = None
     tokens: TokenStore | None = None

@@ -10,7 +10,7 @@ from llamafarm_ray.config import Distributed, MethodParameters
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.decided import DecidedTraining
-from llamafarm_ray.training.observers import ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
 
 __all__ = ["RunFolder", "TrainingJob"]
 

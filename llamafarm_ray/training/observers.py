@@ -30,116 +30,32 @@ but an error of the run's own ends it. The calls, in their order::
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from llamafarm_ray.config import Config, Monitoring, config_digest, recorded
+from llamafarm_ray.config import Monitoring
 from llamafarm_ray.models.foreign import first_line
-from llamafarm_ray.telemetry.traces import traceparent, traces_endpoint
-from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
+from llamafarm_ray.training.alerts import Alert, Delivery, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
 from llamafarm_ray.training.listeners import RunListeners
-from llamafarm_ray.training.report import RunPage, write_report
+from llamafarm_ray.training.observer_settings import ObserverSettings
+from llamafarm_ray.training.report import write_report
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.run_meters import Devices, peak_memory_bytes
-from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, Trackers, record_of
+from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, record_of
 
-__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen"]
+__all__ = ["HISTORY_FILE", "REPORT_FILE", "Observers", "Seen"]
 
-_TIMEOUT_S: Final = 30.0
 HISTORY_FILE: Final = "history.jsonl"
 REPORT_FILE: Final = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class ObserverSettings:
-    """Settings that the driver decides and the first worker needs.
-
-    They hold secrets, so they are never shown or stored.
-
-    Args:
-        name: the run's, for people.
-        run_id: the same for all attempts at one run; a run that is begun anew adds a suffix of its own.
-        monitoring: the configuration's section.
-        config: the whole configuration without secrets.
-        facts: digests, method, strategy and the like.
-        reasons: reasons for choices that were left open.
-        trackers: trackers that get the numbers.
-        destinations: destinations of alerts.
-        timeout_s: the longest that a tracker may hold up the end of a run, or not answer in it.
-        traces: URL that spans are sent to, or None, and the driver's span.
-    """
-
-    name: str
-    run_id: str
-    monitoring: Monitoring
-    config: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    reasons: tuple[str, ...]
-    trackers: Trackers
-    destinations: Destinations
-    timeout_s: float = _TIMEOUT_S
-    traces: tuple[str | None, str] = (None, "")
-
-    @classmethod
-    def of(
-        cls, config: Config, *, run_id: str, facts: Mapping[str, object] | None = None, reasons: Sequence[str] = ()
-    ) -> Self:
-        """Choose and check, in the driver.
-
-        Args:
-            config: the whole configuration.
-            run_id: letters, digits, ``-`` and ``_``.
-            facts: further records: base model, dataset and their digests, method, strategy, precision.
-            reasons: reasons for choices that were left open; trackers add theirs.
-
-        Raises:
-            UserError: a tracker's package is not installed, or a variable of the environment is not set.
-        """
-        trackers = Trackers.choose(config.monitoring, experiment=config.name)
-        return cls(
-            config.name,
-            run_id,
-            config.monitoring,
-            recorded(config),
-            {"config_digest": config_digest(config), **(facts or {})},
-            (*reasons, *trackers.notes),
-            trackers,
-            Destinations.find(config.monitoring.alerting),
-            traces=(traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ), traceparent()),
-        )
-
-    def page(
-        self, history: History, outcome: Outcome, message: str, facts: Mapping[str, object] | None = None
-    ) -> RunPage:
-        """The report of a run that has ended.
-
-        Args:
-            history: its history.
-            outcome: outcome of the run.
-            message: the error of a failed run, or why one was stopped; else empty.
-            facts: present facts, besides these settings' own.
-        """
-        return RunPage(
-            name=self.name,
-            run_id=history.run_id,
-            outcome=outcome,
-            history=history,
-            config=self.config,
-            facts={**self.facts, **(facts or {})},
-            reasons=self.reasons,
-            warnings=history.warnings,
-            message=message,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,9 +250,9 @@ class Observers:
         except OSError as error:
             self._warn(f"The report could not be written: {first_line(error)}.")
 
-    def _open_tracker(self, name: str, opener: Any) -> Background[Record | Ending]:
-        def start() -> Any:
-            tracker: Tracker = opener()
+    def _open_tracker(self, name: str, opener: Callable[[], Tracker]) -> Background[Record | Ending]:
+        def start() -> Callable[[Sequence[Record | Ending]], None]:
+            tracker = opener()
 
             def consume(items: Sequence[Record | Ending]) -> None:
                 if records := [item for item in items if isinstance(item, Record)]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ray.data
 
@@ -29,7 +29,7 @@ from llamafarm_ray.training.inputs import TrainingInputs
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import Objective, find_objective
-from llamafarm_ray.training.observers import ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
 from llamafarm_ray.training.resources import WorkerResources, choose_workers, find_hardware
 from llamafarm_ray.training.token_files import TokenSettings, TokenStore
 from llamafarm_ray.training.tokenised import TokenisedData, tokenise
@@ -54,7 +54,7 @@ class Plan:
     workers: WorkerResources
     train: TokenisedData
     validation: TokenisedData | None
-    facts: dict[str, Any]
+    facts: dict[str, object]
     reasons: list[str] = field(default_factory=list)
 
 

@@ -31,8 +31,8 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 def publish(folder: RunFolder, output: Path, result: TrainingResult, *, overwrite: bool) -> None:
     """Rename what was made to ``output``, with its ``training.json``.
 
-    No file system replaces one folder by another at once, so for a moment neither is in place. Whoever is stopped
-    there has set the older one aside, and the next start does what is left to do: `finish_publication`.
+    No file system replaces one folder by another at once, so for a moment neither is in place. A process that is
+    stopped there has set the older one aside, and the next start finishes the publication: `finish_publication`.
 
     Raises:
         TrainingError: the workers wrote to a machine of their own.

@@ -111,10 +111,10 @@ class TrainingResult:
     seconds: float
     losses: list[float]
     metrics: dict[str, float]
-    config: dict[str, Any] = field(default_factory=dict)
-    lineage: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, object] = field(default_factory=dict)
+    lineage: dict[str, object] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return {**asdict(self), "kind": str(self.kind)}
 

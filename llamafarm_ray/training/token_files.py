@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import transformers
+from pydantic import BaseModel
 
 from llamafarm_ray import __version__
 from llamafarm_ray.errors import StorageError
@@ -44,14 +45,16 @@ class TokenSettings:
 
     tokenizer: str
     objective: str
-    objective_settings: dict[str, Any] | None
+    objective_settings: dict[str, object] | None
     max_length: int
     seed: int
 
     @classmethod
-    def of(cls, base_model: Path, objective: Objective, settings: Any, *, max_length: int, seed: int) -> TokenSettings:
+    def of(
+        cls, base_model: Path, objective: Objective, settings: BaseModel | None, *, max_length: int, seed: int
+    ) -> TokenSettings:
         """Return the settings of an objective on a base model's tokenizer."""
-        plain = settings and settings.model_dump(mode="json")
+        plain = settings.model_dump(mode="json") if settings is not None else None
         return cls(tokenizer_digest(base_model), objective.name, plain, max_length, seed)
 
 
@@ -148,7 +151,7 @@ class TokenStore:
         return self.folder / f"{split}-{digest[:_NUM_DIGITS]}"
 
 
-def _without_dataset(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_dataset(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return {name: value for name, value in pairs if name != "dataset"}
 
 

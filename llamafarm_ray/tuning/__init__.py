@@ -1,1 +1,4 @@
-"""Sweeps on Ray Tune: what to try, when to stop a trial, what was found. How a trial trains is handed in."""
+"""Sweeps on Ray Tune: what to try, when to stop a trial, what was found.
+
+The caller passes the function that trains a trial.
+"""

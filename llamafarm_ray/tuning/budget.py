@@ -17,8 +17,8 @@ _SLACK = 1.1
 class Budget:
     """A length of time that all sessions of a sweep share.
 
-    A trial begins only if a trial of the usual length would end within the budget. What runs when the budget is over is
-    interrupted; the same command with a larger budget goes on with it.
+    A trial begins only if a trial of the usual length would end within the budget. Trials that run when the budget is
+    over are interrupted; the same command with a larger budget goes on with them.
 
     Args:
         limit_s: seconds in all; None for no limit.

@@ -77,7 +77,7 @@ class Record:
         """The metric as last seen: of the finished trial, else of its last comparison."""
         return self.value if self.value is not None else self.points[max(self.points)] if self.points else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return {**asdict(self), "state": str(self.state), "points": {str(key): one for key, one in self.points.items()}}
 
@@ -96,7 +96,7 @@ class SweepFacts:
     name: str
     metric: str
     lower_is_better: bool
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
 
 
 class Journal:

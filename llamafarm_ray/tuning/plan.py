@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import ConfigError
@@ -34,7 +34,7 @@ class Suggestion:
         why: for people.
     """
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     why: str
 
 

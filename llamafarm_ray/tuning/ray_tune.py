@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -150,7 +151,7 @@ class _PopulationScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no t
     def __reduce__(self) -> tuple[type[TrialScheduler], tuple[()]]:
         return FIFOScheduler, ()
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: Trial, result: Mapping[str, Any]) -> str:
         del tune_controller
         if POINT not in result:
             return str(TrialScheduler.CONTINUE)
@@ -201,15 +202,17 @@ class _Callback(tune.Callback):  # type: ignore[misc]  # likewise
         del iteration, trials, info
         self._watch.show(now=False)
 
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: object, trial: Trial, result: Mapping[str, Any], **info: object
+    ) -> None:
         del iteration, trials, info
         self._watch.result(trial.config["trial"], result)
 
-    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: object, trial: Trial, **info: object) -> None:
         del iteration, trials, info
         self._watch.complete(trial.config["trial"])
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: object, trial: Trial, **info: object) -> None:
         del iteration, trials, info
         self._watch.lost(trial.config["trial"], "The trial's process was lost; is there enough memory?")
 

@@ -57,7 +57,7 @@ class Space:
     """
 
     domains: Mapping[str, Domain]
-    base: Mapping[str, Any]
+    base: Mapping[str, object]
 
     @classmethod
     def of(cls, config: Config, domains: Mapping[str, Domain] | None = None) -> Space:
@@ -105,7 +105,7 @@ class Space:
         """Number of combinations; infinite where a range has no steps."""
         return math.prod(_num_values(domain) for domain in self.domains.values())
 
-    def grid(self) -> Iterator[dict[str, Any]]:
+    def grid(self) -> Iterator[dict[str, object]]:
         """Every combination, the last key's values changing fastest.
 
         Raises:
@@ -124,7 +124,7 @@ class Space:
         return (dict(zip(self.domains, combination, strict=True)) for combination in itertools.product(*lists))
 
 
-def base_table(config: Config) -> dict[str, Any]:
+def base_table(config: Config) -> dict[str, object]:
     """Return the values that a configuration sets, without its defaults and its sweep."""
     table: dict[str, object] = config.model_dump(mode="json", exclude_unset=True, exclude={"tuning"})
     return table
@@ -169,7 +169,7 @@ def _num_values(domain: Domain) -> float:
 
 def _canonical(key: str, domain: Domain, problems: list[str]) -> str | None:
     """The key's canonical spelling; other tools' names (``lora_r``) are known too."""
-    placement, table = Placement(), dict[str, Any]()
+    placement, table = Placement(), dict[str, object]()
     _put(table, key, domain.values[0])
     placement.place(table)
     problems += [f"tuning.parameters.{problem}" for problem in placement.problems]
@@ -231,13 +231,13 @@ def _plain(value: object) -> object:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _put(table: dict[str, Any], key: str, value: Any) -> None:
+def _put(table: dict[str, object], key: str, value: object) -> None:
     *sections, name = key.split(".")
     here = table
     for section in sections:
-        below = here.get(section)
-        if not isinstance(below, dict):
-            below = here[section] = {}
+        known = here.get(section)
+        below: dict[str, object] = known if isinstance(known, dict) else {}
+        here[section] = below
         here = below
     here[name] = _plain(value)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import ray
 from ray import tune
@@ -50,7 +50,7 @@ RunTrial = Callable[[Config, Place, Report], Mapping[str, float]]
 """Trains one trial and returns its metrics; goes on with what an earlier, interrupted call left there."""
 
 
-def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
+def trainable(run_trial: RunTrial) -> Callable[[Mapping[str, object]], None]:
     """Return the function that Ray Tune starts for a trial.
 
     Ray Tune puts it into a placement group, of which everything that it starts has to come. So what trains is an actor
@@ -87,7 +87,7 @@ class _TrialActor:
         self._place = place
         self._said: list[tuple[int, float]] = []
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, object]:
         """Train, and say how it ended."""
         try:
             metrics = self._run_trial(self._config, self._place, self._say)

@@ -49,7 +49,7 @@ class Watch:
     error: BaseException | None = None
     _shown_at: float = 0.0
 
-    def begin(self) -> dict[str, Any] | None:
+    def begin(self) -> dict[str, object] | None:
         """Return the next trial's settings; None if none may begin now, see `is_waiting`."""
         if len(self.running) >= self.sweep.concurrent:
             return None
@@ -126,7 +126,7 @@ class Watch:
     def clean_up(self, *, is_done: bool = False) -> None:
         """Remove what nobody will need: trials that were stopped, and the weights of those that others beat.
 
-        What failed keeps its logs. In a population others may go on from any trial, until the sweep is done.
+        Failed trials keep their logs. In a population others may go on from any trial, until the sweep is done.
         """
         ranked = best_of(self.journal.records, lower_is_better=self.sweep.facts.lower_is_better)
         for record in self.journal.records.values():

@@ -80,7 +80,7 @@ class AuditEntry:
     alias: str = ""
     refused: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The same for programs."""
         shown: dict[str, object] = {column: getattr(self, column) for column in _COLUMNS}
         event = self.event.model_dump(mode="json", exclude={"token_digest"})

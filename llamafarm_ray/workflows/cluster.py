@@ -11,11 +11,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.clusters.local_ray import default, local_ray, prepare_environment
 from llamafarm_ray.clusters.ray_private import (
@@ -220,7 +219,7 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _join(address: str, *, runtime_env: dict[str, Any] | None = None) -> str:
+def _join(address: str, *, runtime_env: Mapping[str, object] | None = None) -> str:
     """Connect, and return the dashboard's address."""
     import ray
     from ray.exceptions import RayError

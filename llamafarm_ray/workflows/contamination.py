@@ -86,7 +86,7 @@ class Decontamination:
                 self._note(f"{BENCHMARK_DATA}/{place.relative_to(folder).as_posix()}", texts, leaves_out=False)
 
     @property
-    def report(self) -> dict[str, Any] | None:
+    def report(self) -> dict[str, object] | None:
         """Return the findings by set, and the reasons against a comparison with training data; None without any set."""
         if not self.found:
             return None

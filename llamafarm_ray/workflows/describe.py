@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.storage import FileEntry
@@ -34,7 +33,7 @@ class Description:
     approvals: dict[str, list[str]]
     model: ModelFacts | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The same for programs."""
         files = None
         if self.files is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.storage import FileEntry
@@ -36,13 +36,16 @@ _FIELDS = (
 )
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Generic[_T]):
     """A value on both sides; ``None`` where a side has none."""
 
     name: str
-    left: Any
-    right: Any
+    left: _T | None
+    right: _T | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,14 @@ class Difference:
 
     left: str
     right: str
-    fields: tuple[Changed, ...]
-    parameters: tuple[Changed, ...]
-    metrics: tuple[Changed, ...]
-    files: tuple[Changed, ...]
+    fields: tuple[Changed[object], ...]
+    parameters: tuple[Changed[object], ...]
+    metrics: tuple[Changed[float], ...]
+    files: tuple[Changed[tuple[int, str]], ...]
     num_same_files: int
     are_files_known: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The same for programs."""
         return asdict(self)
 
@@ -121,9 +124,9 @@ def _by_path(files: tuple[FileEntry, ...] | None) -> dict[str, tuple[int, str]]:
     return {file.path: (file.size_bytes, str(file.digest)) for file in files or ()}
 
 
-def _pairs(left: Mapping[str, object], right: Mapping[str, object]) -> tuple[Changed, ...]:
+def _pairs(left: Mapping[str, _T], right: Mapping[str, _T]) -> tuple[Changed[_T], ...]:
     return tuple(Changed(name, left.get(name), right.get(name)) for name in sorted({*left, *right}))
 
 
-def _changed(left: Mapping[str, object], right: Mapping[str, object]) -> tuple[Changed, ...]:
+def _changed(left: Mapping[str, _T], right: Mapping[str, _T]) -> tuple[Changed[_T], ...]:
     return tuple(pair for pair in _pairs(left, right) if pair.left != pair.right)

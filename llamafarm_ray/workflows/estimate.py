@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
@@ -74,7 +73,7 @@ class RunEstimate:
     options: list[Option]
     notes: list[str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON; bytes, seconds and US dollars."""
         setup = self.setup
         return {

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import LlamaFarmError
@@ -146,7 +145,7 @@ class HealthAlert:
         return f"Version: {self.ref}, requests up to {utc_time(self.alarm.end_s)}"
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def details(self) -> Mapping[str, object]:
         """Plain values."""
         return {"version": self.ref, "alarm": alarm_dict(self.alarm)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.storage.downloads.record import find_licence
@@ -13,7 +12,9 @@ from llamafarm_ray.types import ModelKind
 __all__ = ["inherited_facts"]
 
 
-def inherited_facts(registry: RegistryApi, sources: Iterable[str], folder: Path, *, is_adapter: bool) -> dict[str, Any]:
+def inherited_facts(
+    registry: RegistryApi, sources: Iterable[str], folder: Path, *, is_adapter: bool
+) -> dict[str, object]:
     """Return the facts that hold for a model because they hold for what it was made from.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import AdapterConfig
@@ -44,7 +43,7 @@ class InspectedModel:
     trained_by: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return all of it as JSON has it."""
         return {**asdict(self), "problems": self.inspection.problems}
 

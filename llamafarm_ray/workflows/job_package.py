@@ -63,9 +63,9 @@ class WorkingDirectory:
     def take(self, key: str, text: str) -> str:
         """Return ``text`` as the job reads it, if it names a file or folder of this machine.
 
-        Of a pattern the folder before its first wildcard counts. What is not there (a model's name, a bucket, a path
-        of the cluster) stays as it is, and so does what another job wrote, which is the cluster's even if that is this
-        machine.
+        Of a pattern the folder before its first wildcard counts. Paths that do not exist (a model's name, a bucket, a
+        path of the cluster) stay as they are, and so do outputs of another job, which belong to the cluster even if
+        that is this machine.
 
         Args:
             key: the configuration key that names it.

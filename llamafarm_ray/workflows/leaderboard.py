@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llamafarm_ray.config.goals import is_lower_better
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
@@ -57,7 +56,7 @@ class Ranking:
     digests: Mapping[str, str]
     rows: list[RankedVersion]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         rows = [{name: getattr(row, name) for name in RankedVersion.__dataclass_fields__} for row in self.rows]
         head = {name: getattr(self, name) for name in ("benchmark", "metric", "higher_is_better")}

@@ -114,7 +114,7 @@ def write_json(value: Mapping[str, object], path: Path) -> None:
         raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
+def read_metrics(path: Path) -> dict[str, object]:
     """Evaluation results from a file that ``evaluate`` wrote.
 
     Raises:

@@ -64,7 +64,7 @@ class ModelFacts:
         """The inspection of the model that answers; None if its files are not known."""
         return self.whole.inspection if self.whole is not None else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return them as JSON has them; what is not known is null or empty."""
         seen = self.answering
         return {

@@ -107,7 +107,7 @@ def evict(
 ) -> Eviction:
     """Delete named models from this machine's cache, or the least valuable ones down to a limit.
 
-    What is in use, pinned or referenced stays. Downloads that were left unfinished for a week go too.
+    Models in use, pinned or referenced stay. Downloads that were left unfinished for a week go too.
 
     Args:
         registry: registry whose cache is reduced.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_record(folder: Path, *, method: str, made_by: str, lineage: dict[str, Any], **facts: object) -> None:
+def write_record(folder: Path, *, method: str, made_by: str, lineage: Mapping[str, object], **facts: object) -> None:
     """Write ``training.json``, which `register` reads for what it can't see in the files."""
     record = {"method": method, "made_by": made_by, "metrics": {}, "lineage": lineage, **facts}
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -92,7 +92,7 @@ class Recommendation:
         """Its name below the home."""
         return f"{_FOLDER}/{self.kind}/{self.application}/{self.subject.replace(':', '/')}.json"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         return asdict(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def register(
 @contextlib.contextmanager
 def _checked(
     folder: Path, base: Path | None, asked: Registration, on_note: Callable[[str], None]
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+) -> Iterator[tuple[Path, dict[str, object]]]:
     """Prove an adapter, or check a whole model, for the time of a block: the folder to register, and the findings."""
     if not (folder / "adapter_config.json").is_file():
         _check_whole(folder, on_note)
@@ -243,7 +243,7 @@ def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> tuple[dict[str, object], Path | None]:
     """Return the base that an adapter is tied to, and its folder with weights in safetensors, where that is here.
 
     It is the one that is named, else the run's, else that of the adapter's own config.
@@ -275,7 +275,7 @@ def _bump(asked: Registration) -> Bump:
             )
 
 
-def _dataset(registry: RegistryApi, name: str | None) -> dict[str, Any]:
+def _dataset(registry: RegistryApi, name: str | None) -> dict[str, object]:
     """The dataset that the user names, if it isn't left to the run's record; its digest, where it is registered."""
     if name is None:
         return {}
@@ -348,7 +348,9 @@ def _named_base(folder: Path) -> str:
     return str(_read_json(path).get("base_model_name_or_path") or "") if path.is_file() else ""
 
 
-def _same_version(registry: RegistryApi, name: str, folder: Path, details: dict[str, Any]) -> VersionRecord | None:
+def _same_version(
+    registry: RegistryApi, name: str, folder: Path, details: Mapping[str, object]
+) -> VersionRecord | None:
     """The living version that has these files and of which these facts are known already."""
     model = registry.state.models.get(name)
     if model is None:

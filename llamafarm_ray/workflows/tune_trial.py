@@ -81,7 +81,7 @@ def _with_points(config: Config, points: Points, every: int, *, keep_all: bool) 
 
 
 def _wait_until_free(folder: RunFolder) -> None:
-    """The driver of an earlier attempt may still be ending. What goes wrong here, the run itself will say."""
+    """The driver of an earlier attempt may still be ending. The run itself reports errors that occur here."""
     until = time.monotonic() + _OLD_RUN_ENDS_S
     while folder.lock.exists() and time.monotonic() < until:
         with try_exclusive(folder.lock) as is_free:

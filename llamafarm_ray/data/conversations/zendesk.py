@@ -1,4 +1,4 @@
-"""Zendesk's exports: tickets with their comments. Who opened a ticket asks, and agents' public comments answer.
+"""Zendesk's exports: tickets with their comments. The ticket's requester asks, and agents' public comments answer.
 
 The layout is that of https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/.
 """

@@ -99,7 +99,7 @@ def _section(
 def _one_by_one(test: RiskTest, replies: Replies, before: Replies | None) -> Iterator[Answered]:
     """Yield answers with 1 for those that are as they should be.
 
-    What a model recites of its training data stays out of reports, since it may be personal.
+    Recited training data stays out of reports, since it may be personal.
     """
     if isinstance(test, MemorizationTest):
         return

@@ -1,4 +1,4 @@
-"""Quantization of one model: packed, read back and compared before anybody sees it."""
+"""Quantization of one model: packed, read back and compared before it is published."""
 
 from __future__ import annotations
 

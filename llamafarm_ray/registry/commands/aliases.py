@@ -79,8 +79,8 @@ class RemoveAlias(Command):
 class Rollback(Command):
     """Point an alias at what it pointed at before, or at a named version.
 
-    What was there before is let through whatever the policy says now: it was good enough then, and there is a fire.
-    Only a signature that the policy asks for it must have, since nothing would serve it without.
+    The policy's other rules do not apply: the version met them before, and a rollback is urgent. A signature that the
+    policy asks for is still required, since no replica serves the version without it.
     """
 
     action = Action.MOVE_ALIAS

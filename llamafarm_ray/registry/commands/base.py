@@ -8,9 +8,9 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Action
@@ -20,6 +20,8 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["Command", "ContentMovedError", "Context", "OfVersion", "check_stored", "event_of"]
+
+_E = TypeVar("_E", bound=BaseModel)
 
 
 class ContentMovedError(Exception):
@@ -109,7 +111,7 @@ def check_stored(state: RegistryState, stored: Mapping[Digest, int]) -> None:
         raise ContentMovedError
 
 
-def event_of(event: Any, /, **values: Any) -> Any:
+def event_of(event: type[_E], /, **values: object) -> _E:
     """An event of the values a caller gave; what they got wrong is their mistake, not a fault."""
     try:
         return event(**values)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.commands.base import Command, Context, event_of
 from llamafarm_ray.registry.events import Event, QuotaSet
+from llamafarm_ray.registry.quota import Quota
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.registry.usage.quotas import Quota
 
 __all__ = ["SetQuota"]
 

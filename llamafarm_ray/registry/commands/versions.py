@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry.access import Action
@@ -46,7 +46,7 @@ class Register(Command):
     size_bytes: int
     version: str | None = None
     bump: Bump = "minor"
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
     stored: Mapping[Digest, int] = field(default_factory=dict)
 
     @property
@@ -85,7 +85,7 @@ class RecordMetrics(OfVersion):
     """Add evaluation results to a version."""
 
     action = Action.RECORD_METRICS
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, object] = field(default_factory=dict)
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event.

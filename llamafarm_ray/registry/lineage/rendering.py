@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import asdict
-from typing import Any
 
 from llamafarm_ray.registry.lineage.graph import SAME, Graph, Node
 
@@ -78,7 +77,7 @@ def to_dot(graph: Graph) -> str:
     return "\n".join([*lines, "}"])
 
 
-def to_json(graph: Graph) -> dict[str, Any]:
+def to_json(graph: Graph) -> dict[str, object]:
     """Return the graph for programs."""
     return asdict(graph)
 

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
 from immutables import Map
 from pydantic import GetCoreSchemaHandler
@@ -105,7 +105,7 @@ class VersionRecord:
         return Version.parse(self.registered.version)
 
     @property
-    def metrics(self) -> Mapping[str, Any]:
+    def metrics(self) -> Mapping[str, object]:
         """All evaluation results."""
         return {**self.registered.metrics, **self.later_metrics}
 

@@ -13,6 +13,7 @@ from llamafarm_ray.registry.access import Action, allows
 from llamafarm_ray.registry.events import DatasetRegistered, DeploymentRecorded, Event
 from llamafarm_ray.registry.log import Change, Commit
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.quota import Quota
 from llamafarm_ray.registry.state.changes import after
 from llamafarm_ray.registry.state.checks import check
 from llamafarm_ray.registry.state.records import (
@@ -24,7 +25,6 @@ from llamafarm_ray.registry.state.records import (
     VersionRecord,
     find,
 )
-from llamafarm_ray.registry.usage.quotas import Quota
 from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]

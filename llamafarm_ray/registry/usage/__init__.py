@@ -1,9 +1,10 @@
 """Use of devices, tokens and storage: the ledger that all work writes to, and the quotas of namespaces.
 
-``ledger`` reads and writes the files of the ledger, ``meter`` counts one piece of work, and ``quotas`` has the limits
-of a namespace.
+``ledger`` reads and writes the files of the ledger, ``meter`` counts one piece of work, and ``quotas`` checks the
+limits of a namespace.
 """
 
+from llamafarm_ray.registry.quota import Quota
 from llamafarm_ray.registry.usage.ledger import (
     CPU,
     GPU,
@@ -17,7 +18,7 @@ from llamafarm_ray.registry.usage.ledger import (
     write_page,
 )
 from llamafarm_ray.registry.usage.meter import Meter
-from llamafarm_ray.registry.usage.quotas import Quota, check_storage, stored_bytes
+from llamafarm_ray.registry.usage.quotas import check_storage, stored_bytes
 
 __all__ = [
     "CPU",

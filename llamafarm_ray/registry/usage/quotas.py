@@ -1,39 +1,14 @@
-"""Quotas of a namespace: device hours in a month, tokens in a day, bytes in the registry."""
+"""Check a namespace's quota of stored bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.errors import PolicyError
+from llamafarm_ray.registry.quota import Quota
+from llamafarm_ray.registry.state import VersionRecord
 
-if TYPE_CHECKING:
-    from llamafarm_ray.registry.state import VersionRecord
-
-__all__ = ["Quota", "check_storage", "stored_bytes"]
-
-
-class Quota(BaseModel):
-    """Limits of a namespace. An empty quota limits nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device_hours: float | None = Field(
-        default=None, ge=0, le=1e9, description="Hours of GPUs, or of CPU cores without one, in a calendar month (UTC)."
-    )
-    tokens_per_day: int | None = Field(
-        default=None, ge=0, le=10**15, description="Tokens of prompts and answers on a day (UTC)."
-    )
-    storage_bytes: int | None = Field(
-        default=None, ge=0, le=2**60, description="Bytes of the versions whose files are kept."
-    )
-
-    @property
-    def is_empty(self) -> bool:
-        """True if it limits nothing."""
-        return self == Quota()
+__all__ = ["check_storage", "stored_bytes"]
 
 
 def stored_bytes(versions: Iterable[VersionRecord]) -> int:

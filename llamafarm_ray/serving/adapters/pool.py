@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.adapters.desired_state import Need
@@ -162,9 +162,9 @@ class AdapterPool:
     def registry_changed(self) -> None:
         """Take in what the registry wants now.
 
-        What it doesn't want any more is unloaded once its last request ended. Where an alias left what is loaded here,
-        or is being loaded, what it points at now is loaded too: the next request needs it. That holds whatever else
-        still needs the one that it left.
+        Adapters that it no longer wants are unloaded once their last requests ended. Where an alias left what is loaded
+        here, or is being loaded, what it points at now is loaded too: the next request needs it. That holds whatever
+        else still needs the one that it left.
         """
         heirs: dict[str, Target] = {}
         for adapter in self._adapters.values():
@@ -269,7 +269,7 @@ class AdapterPool:
                 await self._unload(adapter, "room")
 
     async def _unload(self, adapter: _Adapter, reason: UnloadReason) -> bool:
-        """Have the engine free an adapter; whether it did. Who asks for it meanwhile has it loaded again."""
+        """Have the engine free an adapter; whether it did. A request for it meanwhile loads it again."""
         target = adapter.target
         adapter.place = "unloading"
         try:
@@ -336,7 +336,7 @@ class AdapterPool:
         one = self._adapters.get(name)
         return one is not None and (one.need is Need.CANDIDATE or self._is_held(one) or self._is_leaving(one))
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start(self, work: Coroutine[object, None, T]) -> asyncio.Task[T]:
         """A task that outlives its callers; what it raises is for those who still wait."""
         task = asyncio.create_task(work)
         self._tasks.add(task)

@@ -56,9 +56,9 @@ class Reconciler:
     """Keeps the registry told of an application, for a replica of it.
 
     The deployment is recorded, and recorded again where the record is lost; not where another one has taken its place,
-    or where another cluster serves under its name.
-    Rollouts are begun once: what was rolled back, by whomever, is not rolled out again by a replica that starts.
-    What the registry refuses for good (a role, a policy) is said in the log, and left to people.
+    or where another cluster serves under its name. Rollouts are begun once: what was rolled back, by whomever, is not
+    rolled out again by a replica that starts. A permanent refusal of the registry (a role, a policy) is logged, and
+    left to people.
 
     Args:
         announcement: desired record.

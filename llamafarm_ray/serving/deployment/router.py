@@ -12,8 +12,7 @@ It answers as Ray's ``LLMRouter`` does, whose docstring says what HAProxy expect
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
@@ -61,7 +60,7 @@ class Router:
         """
         return Routing(Starlette(), decide=self._decide)
 
-    async def _decide(self, headers: Sequence[Header], body: dict[str, Any]) -> dict[str, object]:
+    async def _decide(self, headers: Sequence[Header], body: Mapping[str, object]) -> dict[str, object]:
         """The answer to HAProxy: a replica, and the version in the trusted header.
 
         Without that header, where the model is unknown, the replica answers with an error.
@@ -95,7 +94,7 @@ class Router:
             host, port = replica.backend_http_endpoint
             return host, port, replica.replica_id.to_full_id_str()
 
-    def _routed(self, headers: Sequence[Header], body: dict[str, Any]) -> str:
+    def _routed(self, headers: Sequence[Header], body: Mapping[str, object]) -> str:
         model = body.get("model")
         if not isinstance(model, str) or model == AUTO_MODEL:  # the replica chooses: it knows the key and the limits
             return ""

@@ -3,8 +3,9 @@
 Where there is never more than one replica there is nothing to pick and no router: two hops less before the first token,
 and a process less on a small machine. The gateway decides which version answers, by the same rules.
 
-Who composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a machine that
-has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test names it).
+The process that composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a
+machine that has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test
+names it).
 """
 
 from __future__ import annotations

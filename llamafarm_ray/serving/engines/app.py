@@ -99,7 +99,7 @@ class EngineApp:
         else:
             await refuse(send, NotFoundError(f"There is no route {route[0][:20]} {route[1][:120]!r}."))
 
-    async def _answer(self, answering: Coroutine[Any, Any, None], reply: _Reply) -> None:
+    async def _answer(self, answering: Coroutine[object, None, None], reply: _Reply) -> None:
         try:
             await answering
         except LlamaFarmError as error:
@@ -245,11 +245,11 @@ class _Reply:
         self._send = send
         self._is_streaming = False
 
-    async def whole(self, body: dict[str, Any]) -> None:
+    async def whole(self, body: dict[str, object]) -> None:
         """Send everything."""
         await answer(self._send, 200, body)
 
-    async def event(self, body: dict[str, Any]) -> None:
+    async def event(self, body: dict[str, object]) -> None:
         """Send one event: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
         if not self._is_streaming:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -330,7 +330,7 @@ async def _read(receive: Receive) -> bytes:
             return bytes(data)
 
 
-async def _until_gone(receive: Receive, answering: Coroutine[Any, Any, None]) -> None:
+async def _until_gone(receive: Receive, answering: Coroutine[object, None, None]) -> None:
     """Answer, unless the client goes away first: nobody is left to read it then."""
     tasks = [asyncio.create_task(answering), asyncio.create_task(_gone(receive))]
     try:

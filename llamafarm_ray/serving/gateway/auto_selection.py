@@ -1,7 +1,7 @@
 """Requests for the model ``auto``: what their route and headers ask for, and the name that is chosen for them.
 
 It is the gateway that chooses and not the router: the router gets neither the key, which says what may be used, nor the
-headers with the limits. What another application of the cluster serves is not fetched from there: the client is told to
+headers with the limits. Answers of another application of the cluster are not fetched from there: the client is told to
 ask it, which costs it one round trip, and this replica nothing while the answer is written.
 """
 

@@ -12,8 +12,8 @@ import datetime as dt
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal, Self
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,7 +64,7 @@ class FeedbackRequest(BaseModel):
         return self.rating if self.thumb is None else float(self.thumb == "up")
 
     @classmethod
-    def of(cls, body: dict[str, Any]) -> Self:
+    def of(cls, body: Mapping[str, object]) -> Self:
         """Read a request's body.
 
         Raises:
@@ -102,7 +102,7 @@ def feedback_record(said: FeedbackRequest, target: Target, principal: str) -> di
 class _Batch:
     """Records that are written together, by ``writing``."""
 
-    def __init__(self, write: Callable[[_Batch], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, write: Callable[[_Batch], Coroutine[object, None, None]]) -> None:
         self.lines: list[bytes] = []
         self.size_bytes = 0
         self.is_full = asyncio.Event()
@@ -126,7 +126,7 @@ class FeedbackLog:
         self._open: _Batch | None = None
         self._last: asyncio.Task[None] | None = None
 
-    async def add(self, record: dict[str, Any]) -> None:
+    async def add(self, record: Mapping[str, object]) -> None:
         """Keep a record. Once this returns it is durable.
 
         Raises:

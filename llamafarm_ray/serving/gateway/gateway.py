@@ -23,7 +23,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
@@ -253,7 +253,7 @@ class Gateway:
             logger.info("%s asks %s: %s", tenant.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
         await self._forward(request, body, target)
 
-    async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
+    async def _forward(self, request: _Request, body: dict[str, object], target: Target) -> None:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
         drawn = self._journal.drawn(request.scope["path"], body) if self._journal is not None else None

@@ -1,8 +1,9 @@
 """Limits of each key: requests and tokens a minute, requests at the same time.
 
-The accounts live in the process of a replica, and no request waits for another process. What a key takes at other
-replicas is charged here too, as soon as that is heard of (:mod:`.shared_limits`). How many of its requests are under
-way is each replica's own: what others had a second ago may have ended, and would refuse who keeps to the limit.
+The accounts live in the process of a replica, and no request waits for another process. Consumption of a key at other
+replicas is charged here too, as soon as they report it (:mod:`.shared_limits`). Each replica counts only its own
+requests under way: those that others had a second ago may have ended, and counting them would refuse a client that
+keeps to the limit.
 """
 
 from __future__ import annotations

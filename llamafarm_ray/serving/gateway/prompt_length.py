@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Mapping
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
@@ -16,7 +16,7 @@ _TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation
 """Fields of a chat request that decide its prompt; the others are not for ``/tokenize``."""
 
 
-async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Limits) -> None:
+async def check_prompt(app: App, scope: Scope, body: Mapping[str, object], limits: Limits) -> None:
     """Refuse a prompt that is longer than ``limits.max_prompt_tokens``. Asks the engine's ``/tokenize``, in-process.
 
     Raises:
@@ -31,7 +31,7 @@ async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Lim
             raise InputError(f"The prompt has {count} tokens; {most} is the most.", hint="Shorten it.")
 
 
-def _parts(body: dict[str, Any]) -> list[int | dict[str, object]]:
+def _parts(body: Mapping[str, object]) -> list[int | dict[str, object]]:
     """Return the parts that are counted separately: requests to ``/tokenize``, or lengths where tokens are given."""
     if "messages" in body:
         return [{name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}]
@@ -45,7 +45,7 @@ def _parts(body: dict[str, Any]) -> list[int | dict[str, object]]:
     return [len(one) if isinstance(one, list) else {"prompt": one} for one in prompt]
 
 
-async def _count(app: App, scope: Scope, body: dict[str, Any]) -> int:
+async def _count(app: App, scope: Scope, body: Mapping[str, object]) -> int:
     """The engine's answer; 0 where it refuses, since it will refuse the request itself and say why."""
     data = json.dumps(body, ensure_ascii=False).encode()
     said, is_sent = bytearray(), False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from typing import Any
+from collections.abc import Mapping
 
 from llamafarm_ray.serving.http.asgi import App, Header, Message, Receive, Scope, Send
 from llamafarm_ray.serving.routing.resolution import Target
@@ -29,7 +29,7 @@ class ProxiedRequest:
         target: version that answers; the response's headers name it.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, body: dict[str, Any], target: Target) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body: Mapping[str, object], target: Target) -> None:
         self._receive = receive
         self._send = send
         self._body: bytes | None = json.dumps(body, ensure_ascii=False).encode()

@@ -2,8 +2,8 @@
 
 Every replica with limits tells the application's controller once a second what keys took since the last time, and hears
 what they took elsewhere. No request waits for that, so for a second or two a key can get at each replica what it has
-left; that is charged afterwards. What is told is told once: an exchange that fails is a charge less, never one too
-many, and while there is no controller each replica counts for itself.
+left; that is charged afterwards. Each charge is reported once: an exchange that fails loses a charge and never adds
+one, and while there is no controller each replica counts for itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading a request that may be hostile: its headers, its body in time and within bounds, and what the body says.
 
-What is not understood is refused here, before anything of it reaches the engine. The JSON is RFC 8259's, read strictly:
-no NaN or Infinity, no key twice, no lone surrogates, no deep nesting; the engine gets it written anew.
+Requests that are not understood are refused here, before any part of them reaches the engine. The JSON is RFC 8259's,
+read strictly: no NaN or Infinity, no key twice, no lone surrogates, no deep nesting; the engine gets it written anew.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class _RefusedValueError(ValueError):
     """JSON that Python reads, and that is refused."""
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise _RefusedValueError("an object has a key twice")
@@ -221,18 +221,17 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_depth(parsed: dict[str, Any]) -> None:
-    level: list[Any] = [parsed]
+def _check_depth(parsed: dict[str, object]) -> None:
+    level: list[dict[str, object] | list[object]] = [parsed]
     for _ in range(_MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
         if not level:
             return
     raise InputError(f"The request's body is nested deeper than {_MAX_DEPTH} levels.")
+
+
+def _inside(value: dict[str, object] | list[object]) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def check_shape(path: str, body: Mapping[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
@@ -28,7 +28,7 @@ Header = tuple[bytes, bytes]
 _SERVER_ERROR = 500
 
 
-async def answer(send: Send, status: int, body: dict[str, Any], headers: Iterable[Header] = ()) -> None:
+async def answer(send: Send, status: int, body: Mapping[str, object], headers: Iterable[Header] = ()) -> None:
     """Send a whole response with a JSON body."""
     data = json.dumps(body).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *headers]

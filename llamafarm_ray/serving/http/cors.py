@@ -1,9 +1,9 @@
 """CORS and host checks: web pages in browsers on this network get nothing unless their origin is allowed.
 
-A browser sends requests of any page to any server. What keeps a page of another origin from reading answers, and from
-sending JSON at all, is that it must ask first (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) and is told no.
-A page that makes its own name point at this server (DNS rebinding) is of the same origin and need not ask. Its
-requests carry that name, so where no key is asked for, requests must carry one that no stranger's page can have.
+A browser sends requests of any page to any server. A page of another origin can't read answers, or send JSON at all,
+because its browser must ask first (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) and is told no. A page that
+makes its own name point at this server (DNS rebinding) is of the same origin and need not ask. Its requests carry that
+name, so where no key is asked for, requests must carry one that no stranger's page can have.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import LlamaFarmError
@@ -101,7 +101,7 @@ class Journal:
         self.application = application
         self.replica = secrets.token_hex(8)
 
-    def drawn(self, path: str, body: dict[str, Any]) -> Drawn | None:
+    def drawn(self, path: str, body: dict[str, object]) -> Drawn | None:
         """Draw whether a request is sampled; None if it is not.
 
         Args:
@@ -186,8 +186,12 @@ class Journal:
             self._today().is_written = False
         for day in [one for one in self._days if not one.is_written]:
             day.is_written, self._wrote_s = True, self._clock()
-            values, blocks = self._values(day), day.blocks.to_json()  # of one moment: nothing is counted meanwhile
-            seconds = max(0.0, values["end_s"] - values["start_s"])
+            end_s = min(self._clock(), _midnight_s(day.day + dt.timedelta(days=1)))
+            values, blocks = (
+                self._values(day, end_s),
+                day.blocks.to_json(),
+            )  # of one moment: nothing is counted meanwhile
+            seconds = max(0.0, end_s - day.start_s)
             rows = ledger_rows(day.usage.rows, self._devices, seconds, self.application)
             try:
                 await asyncio.to_thread(self._store, day, values, blocks)
@@ -205,12 +209,12 @@ class Journal:
         samples = day.samples.to_list()
         self._home.write(day_name(day.day, self.replica), page_bytes({**values, "samples": samples}, blocks))
 
-    def _values(self, day: _Day) -> dict[str, Any]:
+    def _values(self, day: _Day, end_s: float) -> dict[str, object]:
         return {
             "application": self.application,
             "replica": self.replica,
             "start_s": round(day.start_s, 3),
-            "end_s": round(min(self._clock(), _midnight_s(day.day + dt.timedelta(days=1))), 3),
+            "end_s": round(end_s, 3),
             "num_cpus": self._devices.num_cpus,
             "num_gpus": self._devices.num_gpus,
             "usage": day.usage.to_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.serving.http.asgi import Message
 
@@ -22,7 +22,7 @@ _NOT_TOLD: Final = -9999.0
 """An engine's value for a token whose log-probability it does not tell."""
 
 
-def ask_for_logprobs(path: str, body: dict[str, Any]) -> AnswerLogprobs | None:
+def ask_for_logprobs(path: str, body: dict[str, object]) -> AnswerLogprobs | None:
     """Have the engine tell the log-probability of each token of an answer.
 
     A stream is not asked for more than its client wants: an engine sends events for tokens that it otherwise passes

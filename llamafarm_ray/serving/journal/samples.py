@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.text.pii.find import find_pii, redact
@@ -83,7 +83,7 @@ class Reservoir:
                     if kept[at] is sample:  # the loop that serves may have put another one there
                         kept[at] = made
 
-    def to_list(self) -> list[dict[str, Any]]:
+    def to_list(self) -> list[dict[str, object]]:
         """Return the redacted samples as plain values; others are left out."""
         return [asdict(sample) for kept in list(self._kept.values()) for sample in list(kept) if sample.is_redacted]
 

@@ -176,7 +176,7 @@ class Sketch:
             **histograms,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values; zeros are left out."""
         found: dict[str, object] = {"start_s": round(self.start_s, 3), "end_s": round(self.end_s, 3)}
         numbers = ("num_answered", *_COUNTS, *_RATED, "num_signed")

@@ -88,7 +88,7 @@ class UsageTable:
             self.rows.setdefault(UsageKey(OTHERS, OTHERS, OTHERS), Used()).take_in(used)
         self.hours_s[int(used.last_s // 3600) % 24] += used.request_s
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         rows = [{**asdict(key), **asdict(used)} for key, used in self.rows.items()]
         return {"rows": rows, "hours_s": [round(one, 3) for one in self.hours_s]}

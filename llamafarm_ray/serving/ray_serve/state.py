@@ -131,7 +131,7 @@ def is_deployed(application: str) -> bool:
 
 
 def home_of(application: str) -> str | None:
-    """The registry's home that an application serves from; None where it is no application of ours."""
+    """The registry's home that an application serves from; None for an application of another project."""
     found = _application(application)
     settings = _settings(found) if found is not None else None
     return str(settings["home"]) if settings is not None else None

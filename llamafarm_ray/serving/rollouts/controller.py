@@ -157,7 +157,9 @@ async def _nothing_to_load(_reference: str) -> None:
 
 
 class RolloutController:
-    """Takes every rollout under way a turn further. Whatever calls :meth:`turn` now and then is a live controller.
+    """Takes every rollout under way a turn further.
+
+    A process that calls :meth:`turn` now and then is a live controller.
 
     It may die at any moment, and several may run: what was decided is in the registry, what was seen comes from
     ``observations`` again, and of two that decide the same the second changes nothing.

@@ -49,7 +49,7 @@ class FleetObservations:
     async def windows(self, rollout: RolloutRecord, after: dt.datetime) -> Sequence[Window]:
         """See :meth:`Observations.windows <llamafarm_ray.serving.rollouts.Observations.windows>`.
 
-        What one replica has and another might still add to is left for the next time. A replica that is late, having
+        Evidence that another replica might still add to is left for the next time. A replica that is late, having
         answered nothing while others did, loses what it saw meanwhile.
         """
         begun = rollout.changes[0].time

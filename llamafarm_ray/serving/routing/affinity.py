@@ -7,9 +7,9 @@ or had. The first of a name's ranking is its home.
 By homes alone a popular name would be too much for its replica. So a name has as many of its ranking as its share of
 the recent requests asks for, and of these the one that got the fewest gets the next. With that popular names level what
 the rest leaves uneven, as in Nasir et al., "When two choices are not enough" (ICDE 2016), which gives names more
-choices from a share of 1/(5 n) on. What is uneven all the same, such as eight names of which six have one home, is
-bounded as in Mirrokni, Thorup & Zadimoghaddam, "Consistent hashing with bounded loads" (SODA 2018): where all of a
-name's replicas got too much, it goes on along its ranking.
+choices from a share of 1/(5 n) on. Uneven load, such as eight names of which six have one home, is bounded as in
+Mirrokni, Thorup & Zadimoghaddam, "Consistent hashing with bounded loads" (SODA 2018): where all of a name's replicas
+got too much, it goes on along its ranking.
 
 Recent is counted in requests and not in seconds. So chance makes as little of a difference at one request a second as
 at a thousand, and a name that was cold (after a swap all requests have another) is spread once its home got some more

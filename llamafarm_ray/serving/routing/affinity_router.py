@@ -21,8 +21,8 @@ __all__ = ["AffinityRouter"]
 class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     """Ranks the replicas for a request: the one that is picked for its engine name, then all of them.
 
-    For ``choose_replica(_reserve=False)`` the first is the answer. What Serve sends itself it sends to the next where
-    the first does not tell how long its queue is.
+    For ``choose_replica(_reserve=False)`` the first is the answer. Serve sends its own requests to the next replica
+    where the first does not report the length of its queue.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ray.serve.exceptions import RayServeException
 
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 ROUTE = "/internal/route"
 """Route that HAProxy asks."""
 
-Decide = Callable[[Sequence[Header], dict[str, Any]], Awaitable[dict[str, Any]]]
+Decide = Callable[[Sequence[Header], Mapping[str, object]], Awaitable[Mapping[str, object]]]
 """Gives the answer for a request's headers and body; the body is empty where it is no JSON object, or was cut."""
 
 

@@ -62,7 +62,8 @@ def position(rollout: str, key: str) -> float:
 def gets_candidate(rollout: str, key: str, percent: float) -> bool:
     """Return True if a request goes to the candidate.
 
-    Who does at 5 percent does at 25 percent too, as a position does not move. Without a key each request is drawn anew.
+    A caller in the first 5 percent is in the first 25 percent too, as a position does not move. Without a key each
+    request is drawn anew.
 
     Args:
         rollout: the rollout's id.

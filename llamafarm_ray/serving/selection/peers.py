@@ -1,8 +1,8 @@
 """The other applications of a registry on the same cluster, whose models a request for ``auto`` can be sent on to.
 
-An application's controller keeps them known, and tells its replicas with the latencies that it tells them anyway. Which
-there are, and at which route, is what Serve says. What each answers, and how fast, is what its controller says.
-Nobody waits for a look around: until it has ended, what is known stands, for a minute.
+An application's controller keeps them known, and tells its replicas with the latencies that it tells them anyway. Serve
+lists them with their routes. The controller of each tells its models and latencies. Nobody waits for a look around:
+until it has ended, what is known stands, for a minute.
 """
 
 from __future__ import annotations

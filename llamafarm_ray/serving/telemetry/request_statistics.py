@@ -108,7 +108,7 @@ class RecentRequests:
         self._versions: OrderedDict[str, _Version] = OrderedDict()
 
     def add(self, ref: str, end: End, latency_s: float) -> None:
-        """Count a request that the engine is done with; what the client got wrong or gave up is left out.
+        """Count a request that the engine finished; clients' mistakes and cancelled requests are left out.
 
         Args:
             ref: version that answered, ``name:version`` or the base's name.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from llamafarm_ray.serving.http.asgi import Message, Send
 
@@ -39,7 +38,7 @@ class Usage:
             self.prompt_tokens, self.completion_tokens, self.is_exact = prompt, completion, True
 
 
-def ask_for_usage(body: dict[str, Any]) -> bool:
+def ask_for_usage(body: dict[str, object]) -> bool:
     """Have a stream end with its usage; whether the client had not asked for that itself.
 
     See ``stream_options`` of https://platform.openai.com/docs/api-reference/chat/create: an event without choices comes
@@ -47,8 +46,8 @@ def ask_for_usage(body: dict[str, Any]) -> bool:
     """
     if body.get("stream") is not True:
         return False
-    options = body.get("stream_options") or {}
-    if options.get("include_usage") is True:
+    options = body.get("stream_options")
+    if isinstance(options, dict) and options.get("include_usage") is True:
         return False
     body["stream_options"] = {"include_usage": True}
     return True

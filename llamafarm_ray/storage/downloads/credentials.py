@@ -1,6 +1,6 @@
 """Tokens and passwords for downloads, from the environment and netrc. None of them is ever shown.
 
-A secret belongs to one origin (scheme, host and port). What redirects to another one is followed without it.
+A secret belongs to one origin (scheme, host and port). A redirect to another one is followed without it.
 """
 
 from __future__ import annotations

@@ -100,9 +100,9 @@ class Downloads:
     ) -> Download:
         """Return a model's files, downloaded where they are not here; they stay in use until the process ends.
 
-        What is here is used without a look at the source where that can't change (a commit, a digest) or the source
-        can't be reached. Sizes and times of files tell whether they are as they were when they were checked; every
-        byte is hashed again where they differ, and once after each start of the machine.
+        A finished download is used without a look at the source where that can't change (a commit, a digest) or the
+        source can't be reached. Sizes and times of files tell whether they are as they were when they were checked;
+        every byte is hashed again where they differ, and once after each start of the machine.
 
         Args:
             text: the source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.

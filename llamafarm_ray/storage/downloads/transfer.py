@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llamafarm_ray.errors import StorageError
+from llamafarm_ray.storage.downloads.answer_checks import begins_again, check_end, is_another
 from llamafarm_ray.storage.downloads.digests import git_digest, wrong_digest
 from llamafarm_ray.storage.downloads.in_order import InOrderDigest
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
@@ -97,7 +98,7 @@ class Transfer:
             self.drop()
             return
         head = found.head
-        if self._differs(head):
+        if is_another(head, self.wanted):
             self._note(f"{self.shown} changed since a part of it was fetched: starting over.")
             self.drop()
             return
@@ -236,7 +237,7 @@ class Transfer:
                     if answer is None:
                         answer = stack.enter_context(self.wanted.remote.read(at, end))
                         self._check(answer)
-                    if _begins_again(answer, at, begin):
+                    if begins_again(answer, at, begin):
                         self._count(begin - at)
                         at, hasher, marked = begin, hashlib.sha256(), begin
                     for chunk in self._chunks(answer, end - at):
@@ -246,7 +247,7 @@ class Transfer:
                         if marked + self._piece_bytes // _MARKS < at < end:
                             self._mark(number, at - begin, hasher.hexdigest())
                             marked = at
-                _check_end(at - begin, end - begin)
+                check_end(at - begin, end - begin)
             except TransientError as error:
                 failures = 1 if at > reached else failures + 1
                 self._pause(error, failures)
@@ -268,7 +269,7 @@ class Transfer:
             for chunk in self._chunks(answer, answer.size_bytes):
                 self._write(chunk, at)
                 at += len(chunk)
-            _check_end(at, answer.size_bytes or 0)
+            check_end(at, answer.size_bytes or 0)
         except TransientError:
             self._count(-at)
             raise
@@ -317,16 +318,6 @@ class Transfer:
             raise ChangedError(self, f"its ETag was {head.validator} and is {answer.validator}")
         if None not in {answer.size_bytes, head.size_bytes} and answer.size_bytes != head.size_bytes:
             raise ChangedError(self, f"its size was {head.size_bytes} and is {answer.size_bytes}")
-
-    def _differs(self, head: Head) -> bool:
-        """Return whether a sidecar is that of another file than the one that is wanted now."""
-        wanted = self.wanted
-        if wanted.size_bytes is not None and head.size_bytes != wanted.size_bytes:
-            return True
-        if wanted.digest is not None and head.digest:
-            return head.digest != wanted.digest
-        is_other = bool(wanted.validator) and bool(head.validator) and wanted.validator != head.validator
-        return is_other or head.address != self.shown
 
     def _ignores_range(self, answer: Answer) -> bool:
         """Return whether an answer is the whole file, though a piece of it was asked for."""
@@ -387,15 +378,3 @@ class Transfer:
             hasher.update(data)
             begin += len(data)
         return hasher
-
-
-def _begins_again(answer: Answer, at: int, begin: int) -> bool:
-    """Return whether an answer begins with the piece again, where a later byte of it was asked for."""
-    if answer.begin not in {at, begin}:
-        raise TransientError("ignored the range that it was asked for")
-    return answer.begin != at
-
-
-def _check_end(found: int, expected: int) -> None:
-    if found < expected:
-        raise TransientError(f"ended after {found} of {expected} bytes")

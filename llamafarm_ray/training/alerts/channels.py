@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from email.message import EmailMessage
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from llamafarm_ray.config import AlertEmail, Alerting
@@ -44,7 +44,7 @@ class Message(Protocol):
         """A line below the text of a mail that says what it is about."""
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def details(self) -> Mapping[str, object]:
         """Plain values for programs."""
 
 
@@ -81,7 +81,7 @@ class Notice:
         return f"Run: {self.run} ({self.run_id})"
 
     @property
-    def details(self) -> Mapping[str, Any]:
+    def details(self) -> Mapping[str, object]:
         """The alert and the run."""
         return {"alert": _finite(asdict(self.alert)), "run": {"name": self.run, "id": self.run_id}}
 

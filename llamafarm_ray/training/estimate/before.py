@@ -23,8 +23,8 @@ def check_before_start(
     """Refuse a run that can't fit, and say of one that will be tight that it will.
 
     Refused is only what can't fit even with few trained tokens and fused kernels, so that no run is held up wrongly.
-    What can't be estimated is not refused: models of unknown shape, and CPU workers on several machines, whose memory
-    is not known here.
+    Runs that can't be estimated are accepted: models of unknown shape, and CPU workers on several machines, whose
+    memory is not known here.
 
     Args:
         base_model: its folder.

@@ -10,7 +10,6 @@ forward pass (https://arxiv.org/abs/2205.05198).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from llamafarm_ray.training.estimate.machine import Machine
 from llamafarm_ray.training.estimate.setup import Setup
@@ -40,7 +39,7 @@ class DurationEstimate:
     seconds: float
     dollars: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 

@@ -4,7 +4,7 @@ Weights w, trained weights t, n workers (https://arxiv.org/abs/1910.02054 for wh
 
     weights     full: 4 t. Frozen: 2 w in bf16, 4 w in fp32; in 4 bits 0.5 bytes, and a constant for every 64 weights
                 (https://arxiv.org/abs/2305.14314, double quantisation: 8 bits, and 32 for every 256 of them), but for
-                embedding, norms and output head. What is trained beside frozen weights: 4 t
+                embedding, norms and output head. Trained beside frozen weights: 4 t
     gradients   4 t; ddp: as much again, in buckets
     optimizer   AdamW: 8 t. ZeRO: 12 t / n, since it updates an fp32 copy
     ZeRO        stage 2 shares gradients, stage 3 weights too; 16-bit weights and gradients there take 2 bytes each
@@ -16,7 +16,6 @@ there; all gradients are there and the optimizer runs.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.training.estimate.activations import Activations
@@ -83,7 +82,7 @@ class MemoryEstimate:
         """Bytes of the model and the run, without `framework`."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, int]:
         """For JSON."""
         return {**asdict(self), "total": self.total}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.training.estimate.duration import DurationEstimate, estimate_duration
@@ -36,7 +35,7 @@ class Option:
     memory: MemoryEstimate
     duration: DurationEstimate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For JSON."""
         setup = self.setup
         return {

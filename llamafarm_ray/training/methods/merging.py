@@ -76,13 +76,11 @@ class Merged:
     """Result of `merge_adapter`.
 
     Args:
-        dtype: the number format of the written weights: ``fp32``, ``bf16`` or ``fp16``.
-        max_difference: the largest difference of any logit between base with adapter and the merged model in fp32.
-        relative_difference: that as a share of the largest logit; more than ``tolerance`` is an error.
-        rounded_difference: the same share once weights are rounded to ``dtype``, from the files read back. What is
-            above ``relative_difference`` is the price of the format.
-        tolerance: the share that was allowed.
-        num_prompts: texts that both were given.
+        dtype: the number format of the written weights: ``fp32``, ``bf16`` or ``fp16``. max_difference: the largest
+        difference of any logit between base with adapter and the merged model in fp32. relative_difference: that as a
+        share of the largest logit; more than ``tolerance`` is an error. rounded_difference: the same share once weights
+        are rounded to ``dtype``, from the files read back. The part above ``relative_difference`` is the price of the
+        format. tolerance: the share that was allowed. num_prompts: texts that both were given.
     """
 
     dtype: str

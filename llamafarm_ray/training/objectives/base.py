@@ -46,7 +46,8 @@ class Objective(ABC):
     """Objective of a run: the mean of a loss over all items that a step counts.
 
     Losses are sums, so they add up over micro-batches and workers, and the loop divides once by what all of them
-    counted. What depends on more rows than a micro-batch holds is worked out in `prepare`, before the first of them.
+    counted. Values that depend on more rows than a micro-batch holds are computed in `prepare`, before the first of
+    them.
     """
 
     name: ClassVar[str]

@@ -51,7 +51,7 @@ class _Context:
 class ContrastiveObjective(Objective):
     """InfoNCE (https://arxiv.org/abs/1807.03748) whose negatives are all other texts of the window, on all workers.
 
-    A row is an anchor, its positive, and perhaps hard negatives. What is minimised is the mean over the rows of the
+    A row is an anchor, its positive, and perhaps hard negatives. The loss is the mean over the rows of the
     cross-entropy with which the anchor finds its positive among the positives and negatives of all rows, by cosine
     similarity over the temperature. A text that is known to be a positive of the same anchor is not its negative.
 

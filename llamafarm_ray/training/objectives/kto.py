@@ -46,7 +46,7 @@ class KtoObjective(Objective):
 
     ``z0`` estimates how far the model is from the base model as a whole, by the gain of answers to other questions. It
     is computed in `prepare` from all rows of the window, on all workers, without gradient and without dropout; less
-    than nothing counts as nothing. How rows are cut into micro-batches and dealt to workers doesn't change it.
+    than nothing counts as nothing. It does not depend on the division of rows into micro-batches and workers.
 
     A step counts rows. A window may have rows of one kind only.
 

@@ -44,8 +44,8 @@ class RunPage:
     run_id: str
     outcome: Outcome
     history: History
-    config: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     reasons: Sequence[str] = ()
     warnings: Sequence[str] = ()
     message: str = ""

@@ -106,7 +106,7 @@ class Strategy(ABC):
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of ``loss`` to those of the window.
 
-        What `step` sees is the *mean* of the workers' gradients.
+        `step` sees the *mean* of the workers' gradients.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from llamafarm_ray.training.result import Progress
 
@@ -41,7 +41,7 @@ class Ending:
     """
 
     outcome: Outcome
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class RunInfo:
     run_id: str
     folder: Path
     steps_done: int
-    config: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    config: Mapping[str, object]
+    facts: Mapping[str, object]
 
 
 class Tracker(Protocol):

@@ -15,7 +15,7 @@ __all__ = ["TensorBoardTracker"]
 class TensorBoardTracker:
     """Writes events to ``tensorboard/`` in the run's folder.
 
-    What an earlier attempt wrote beyond the step that this one goes on from is void: TensorBoard hides it.
+    Records of an earlier attempt beyond the step that this one goes on from are void: TensorBoard hides them.
     """
 
     def __init__(self, info: RunInfo) -> None:

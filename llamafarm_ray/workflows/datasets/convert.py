@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.formats import formats_of
 from llamafarm_ray.data.reading import DatasetRows, read_dataset
@@ -44,7 +43,7 @@ class WrittenDataset:
     num_duplicates: int
     created: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
         return asdict(self)
 

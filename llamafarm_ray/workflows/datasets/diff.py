@@ -58,7 +58,7 @@ class DatasetDifference:
         """Return True if both hold the same rows in the same splits."""
         return not (self.num_removed or self.num_added or self.num_moved)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
         return asdict(self)
 

@@ -44,7 +44,7 @@ class ListedDataset:
     manifest: str | None
     is_newest: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
         return asdict(self)
 

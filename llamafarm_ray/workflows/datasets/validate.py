@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.reading import RowResult, is_built, parsed_rows, read_dataset
 from llamafarm_ray.data.records import find_records
@@ -50,7 +49,7 @@ class Validation:
         """Good rows of all splits."""
         return sum(sum(kinds.values()) for kinds in self.rows.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
         return {**asdict(self), "num_rows": self.num_rows}
 

@@ -6,10 +6,10 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from llamafarm_ray.errors import ClusterError, ConflictError, DeploymentError, InputError, TrainingError
 from llamafarm_ray.workflows.kubernetes.pods import DIGEST, as_yaml
+from llamafarm_ray.workflows.kubernetes.resources import Resource, ServiceStatus, Status
 
 __all__ = ["apply", "watch"]
 
@@ -19,7 +19,7 @@ _FAILURES = 5
 """Questions in a row that may fail: a control plane that is upgraded does not answer for a while."""
 
 
-def apply(manifests: Sequence[dict[str, Any]]) -> None:
+def apply(manifests: Sequence[Resource]) -> None:
     """Send manifests to the cluster of kubectl's current context. A RayJob of that name that has ended is removed.
 
     Raises:
@@ -37,13 +37,13 @@ def apply(manifests: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _make_way(manifest: dict[str, Any]) -> None:
+def _make_way(manifest: Resource) -> None:
     """Remove a RayJob that has ended, since KubeRay never runs one again; refuse to change one that runs."""
     name = manifest["metadata"]["name"]
     done = _kubectl("get", "rayjob", name, "-o", "json", "--ignore-not-found")
     if done.returncode or not done.stdout.strip():
         return  # where kubectl can't read, it can't write, and says so then
-    found = json.loads(done.stdout)
+    found: Resource = json.loads(done.stdout)
     if _state("RayJob", found)[1] is None:
         if _digest(found) != _digest(manifest):
             raise ConflictError(
@@ -59,12 +59,12 @@ def _make_way(manifest: dict[str, Any]) -> None:
         )
 
 
-def _digest(resource: dict[str, Any]) -> str | None:
-    annotations: dict[str, str] = resource["metadata"].get("annotations") or {}
+def _digest(resource: Resource) -> str | None:
+    annotations = resource["metadata"].get("annotations") or {}
     return annotations.get(DIGEST)
 
 
-def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str, float], None]) -> str:
+def watch(manifest: Resource, *, timeout_s: float, on_state: Callable[[str, float], None]) -> str:
     """Return the last state of a RayService or RayJob, once it is up or done.
 
     Args:
@@ -96,7 +96,7 @@ def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str
     )
 
 
-def _resources(kind: str, name: str) -> Iterator[dict[str, Any]]:
+def _resources(kind: str, name: str) -> Iterator[Resource]:
     """Yield a resource, with its status, now and every few seconds."""
     failed = 0
     while True:
@@ -111,9 +111,9 @@ def _resources(kind: str, name: str) -> Iterator[dict[str, Any]]:
         time.sleep(_POLL_S)
 
 
-def _state(kind: str, resource: dict[str, Any]) -> tuple[str, bool | None, str]:
+def _state(kind: str, resource: Resource) -> tuple[str, bool | None, str]:
     """Return a resource's status in a word, True or False once it has succeeded or failed, and what is said of it."""
-    status: dict[str, Any] = resource.get("status") or {}
+    status: Status = resource.get("status") or {}
     if kind == "RayJob":
         state = status.get("jobDeploymentStatus") or "New"
         succeeded = status.get("jobStatus") == "SUCCEEDED"
@@ -129,15 +129,15 @@ def _state(kind: str, resource: dict[str, Any]) -> tuple[str, bool | None, str]:
     return _service_state(status)
 
 
-def _service_state(status: dict[str, Any]) -> tuple[str, bool | None, str]:
+def _service_state(status: Status) -> tuple[str, bool | None, str]:
     """Return `_state` of a RayService whose operator has seen the manifest.
 
     It is up when the applications run on the cluster that answers, and no other cluster is to take its place.
     """
     conditions = {one.get("type"): one for one in status.get("conditions", ())}
     ready = conditions.get("Ready", {})
-    pending: dict[str, Any] = status.get("pendingServiceStatus") or {}
-    active: dict[str, Any] = status.get("activeServiceStatus") or {}
+    pending: ServiceStatus = status.get("pendingServiceStatus") or {}
+    active: ServiceStatus = status.get("activeServiceStatus") or {}
     applications = [one for service in (active, pending) for one in (service.get("applicationStatuses") or {}).values()]
     failed = [one.get("message", "") for one in applications if one.get("status") == "DEPLOY_FAILED"]
     if failed:

@@ -18,6 +18,7 @@ from llamafarm_ray.registry.references import check_alive
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.base import CHECKPOINTS
 from llamafarm_ray.workflows.kubernetes.pods import DIGEST, check_for_pods, cluster, label, name_of, pod, ray_container
+from llamafarm_ray.workflows.kubernetes.resources import Resource, WorkerGroup
 
 __all__ = ["ray_job"]
 
@@ -34,7 +35,7 @@ _CPUS_BESIDE = 1
 _GIB_PER_WORKER = 32
 
 
-def ray_job(config: Config, registry: RegistryApi) -> list[dict[str, Any]]:
+def ray_job(config: Config, registry: RegistryApi) -> list[Resource]:
     """Return the manifests of a training: a ConfigMap with the configuration, and the RayJob that reads it.
 
     The result is registered. Checkpoints are in a bucket, so that a run goes on when its pods are made anew.
@@ -55,7 +56,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[dict[str, Any]]:
     mount = {"name": "config", "mountPath": _FOLDER}
     home = registry.home.uri
     head = ray_container("ray-head", image, home)
-    head |= {"volumeMounts": [*head["volumeMounts"], mount]}
+    head["volumeMounts"].append(mount)
     spec = cluster(head, [_workers(config, image, home)], end_s=_END_S)
     volumes = spec["headGroupSpec"]["template"]["spec"]["volumes"]
     volumes.append({"name": "config", "configMap": {"name": name}})
@@ -127,7 +128,7 @@ def _read(config: Config) -> Iterator[tuple[str, str]]:
             yield "dataset.source.path", path
 
 
-def _workers(config: Config, image: str, home: str) -> dict[str, Any]:
+def _workers(config: Config, image: str, home: str) -> WorkerGroup:
     """Return the group of pods that train: one for each node; in an elastic run, one for each worker."""
     wanted = config.fine_tuning.distributed
     num_workers = wanted.num_workers or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 
@@ -15,6 +15,7 @@ from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.serving.application import SERVE_ENV
 from llamafarm_ray.serving.haproxy import PATH_VARIABLE
 from llamafarm_ray.types import Digest
+from llamafarm_ray.workflows.kubernetes.resources import Container, PodSpec, PodTemplate, RayCluster, WorkerGroup
 
 __all__ = [
     "DIGEST",
@@ -71,7 +72,7 @@ def check_for_pods(image: str | None, registry: RegistryApi) -> str:
     return image
 
 
-def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) -> dict[str, Any]:
+def cluster(head: Container, workers: list[WorkerGroup], *, end_s: int) -> RayCluster:
     """Return the cluster of a manifest: a head that does no work, and groups of workers.
 
     Args:
@@ -79,7 +80,7 @@ def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) 
         workers: the groups, each with a pod of its own.
         end_s: seconds that the head's pod gets to end.
     """
-    made: dict[str, object] = {
+    made: RayCluster = {
         "rayVersion": importlib.metadata.version("ray"),
         "authOptions": {"mode": "token"},  # the operator makes it, in a secret of the cluster's name
         "headGroupSpec": {
@@ -92,9 +93,9 @@ def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) 
     return {"enableInTreeAutoscaling": True, **made} if scales else made
 
 
-def pod(container: dict[str, Any], *, end_s: int, has_gpu: bool = False) -> dict[str, Any]:
+def pod(container: Container, *, end_s: int, has_gpu: bool = False) -> PodTemplate:
     """Return the template of a pod with one container."""
-    spec: dict[str, object] = {
+    spec: PodSpec = {
         "terminationGracePeriodSeconds": end_s,
         "securityContext": {**_USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
@@ -105,7 +106,7 @@ def pod(container: dict[str, Any], *, end_s: int, has_gpu: bool = False) -> dict
     return {"spec": spec}
 
 
-def ray_container(name: str, image: str, home: str, resources: dict[str, str] | None = None) -> dict[str, Any]:
+def ray_container(name: str, image: str, home: str, resources: dict[str, str] | None = None) -> Container:
     """Return a container that runs Ray.
 
     Args:
@@ -149,7 +150,7 @@ def label(ref: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", ref.replace(":", "-v"))[-_MAX_LABEL:].strip("._-")
 
 
-def as_yaml(*tables: dict[str, Any]) -> str:
+def as_yaml(*tables: Mapping[str, object]) -> str:
     """Return JSON-like values as YAML that every reader understands alike, whichever version of YAML it speaks."""
     return yaml.dump_all(tables, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 

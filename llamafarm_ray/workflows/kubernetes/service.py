@@ -34,14 +34,15 @@ from llamafarm_ray.workflows.kubernetes.pods import (
     quantity,
     ray_container,
 )
+from llamafarm_ray.workflows.kubernetes.resources import RayCluster, Resource, WorkerGroup
 
 __all__ = ["ray_service"]
 
 _END_S = DEREGISTRATION_S + DRAIN_S + 30
 
 
-def ray_service(config: Config, registry: RegistryApi, model: str | None = None) -> dict[str, object]:
-    """The manifest of a configuration's deployment.
+def ray_service(config: Config, registry: RegistryApi, model: str | None = None) -> Resource:
+    """Return the manifest of a configuration's deployment.
 
     Folders of adapters are registered, as by ``deploy`` elsewhere.
 
@@ -138,25 +139,27 @@ def _serve_config(config: Config, home: str) -> dict[str, object]:
     }
 
 
-def _cluster(deployment: Deployment, home: str) -> dict[str, object]:
+def _cluster(deployment: Deployment, home: str) -> RayCluster:
     scaling, replicas = deployment.auto_scaling, deployment.replicas
     fewest, most = (scaling.min_replicas, scaling.max_replicas) if scaling else (replicas, replicas)
-    serve = {"name": "serve", "containerPort": deployment.port}
-    ports = [
+    serve: dict[str, object] = {"name": "serve", "containerPort": deployment.port}
+    ports: list[dict[str, object]] = [
         {"name": "gcs", "containerPort": 6379},
         {"name": "dashboard", "containerPort": 8265},
         {"name": "client", "containerPort": 10001},
         serve,
     ]
     image = str(deployment.image)
-    head = ray_container("ray-head", image, home) | {"ports": ports}
-    worker = ray_container("ray-worker", image, home, _resources(deployment)) | {"ports": [serve]}
+    head = ray_container("ray-head", image, home)
+    head["ports"] = ports
+    worker = ray_container("ray-worker", image, home, _resources(deployment))
+    worker["ports"] = [serve]
     start: dict[str, str] = {}
     gpu = deployment.resources.gpu
     if gpu is not None and gpu.type is not None and fewest != most:
         # Ray finds out what GPUs a pod has; of pods that are not there yet its autoscaler must be told.
         start["resources"] = json.dumps(json.dumps({f"accelerator_type:{accelerator_type(gpu.type)}": 1}))
-    group = {
+    group: WorkerGroup = {
         "groupName": "replica",
         "replicas": replicas,
         "minReplicas": fewest,

@@ -15,7 +15,8 @@ from llamafarm_ray.training import observers as observers_module
 from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import History
-from llamafarm_ray.training.observers import Observers, ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
+from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.tracking import Trackers
 

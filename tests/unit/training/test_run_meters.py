@@ -7,7 +7,8 @@ from counting_meters import CountingMeters
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.training import run_meters
-from llamafarm_ray.training.observers import Observers, ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
+from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.run_meters import Devices, RunMeters
 

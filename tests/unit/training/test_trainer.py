@@ -17,7 +17,7 @@ from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.identity import fingerprint_of
 from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
 from llamafarm_ray.training.job import TrainingJob
-from llamafarm_ray.training.observers import ObserverSettings
+from llamafarm_ray.training.observer_settings import ObserverSettings
 from llamafarm_ray.training.planning import Plan, _checkpoint_uri
 from llamafarm_ray.training.resources import WorkerResources
 from llamafarm_ray.training.result import WorkerOutcome

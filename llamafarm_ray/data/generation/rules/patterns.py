@@ -8,8 +8,8 @@
     Visitors        must    wear a badge.           What must visitors do?               Regime.BE
     Maria Lopez     leads   the team.               Who leads the team?                  Regime.PLAIN
 
-``follows`` is an expression with named groups, ``ask`` puts some of them back into the question. What the question
-asks for is simply not put back.
+``follows`` is an expression with named groups, ``ask`` puts some of them back into the question. The part that the
+question asks for is not put back.
 """
 
 from __future__ import annotations

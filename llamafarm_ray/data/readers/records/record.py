@@ -30,7 +30,7 @@ def add_record(record: object, outline: Outline) -> None:
 
     A record with a ``text``, ``content`` or ``body`` is that text, under its ``title``; one with ``question`` and
     ``answer`` is ``Q: ... A: ...``; another its keys and values on one line; text and lists deeper inside stand below.
-    What the first two say beside that is their metadata, the entries of ``metadata`` one by one.
+    Other fields of the first two are their metadata, the entries of ``metadata`` one by one.
     """
     if not isinstance(record, Mapping):
         outline.record()
