@@ -61,7 +61,8 @@ def check_headers(model: PreTrainedModel, folder: Path, *, is_packed: bool, with
     }
     spare = _numbers(found, left_over) * (_MOST_PACKED if is_packed else 1)
     if mismatched or _numbers(wanted, missing) > spare:
-        refuse_weights(model, folder, missing, left_over, mismatched, without_head=without_head)
+        named = () if is_packed else left_over  # packed tensors have names of their own
+        refuse_weights(model, folder, missing, named, mismatched, without_head=without_head)
 
 
 def tied_names(model: PreTrainedModel, found: Collection[str]) -> set[str]:

@@ -13,7 +13,8 @@ from tiny_model import make_tiny_model
 import llamafarm_ray
 from llamafarm_ray.config import MethodParameters, parse_config
 from llamafarm_ray.errors import InputError, UserError
-from llamafarm_ray.models.loading import inspect_architecture, load_model
+from llamafarm_ray.models.header_check import check_headers
+from llamafarm_ray.models.loading import bare_model, inspect_architecture, load_model
 from llamafarm_ray.training.methods import Precision, find_method
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import check_inputs
@@ -99,6 +100,20 @@ def test_tensors_that_transformers_renames_are_not_missing(tmp_path):
         for name, tensor in tensors.items()
     }
     load_model(changed(make_model(tmp_path, "bert"), renamed), dtype=torch.float32, task="embedding")
+
+
+def test_packed_weights_are_held_against_the_modules(tmp_path):
+    def packed(tensors):
+        return {
+            name.replace("proj.weight", "proj.weight_packed"): tensor[:1].clone() if "proj" in name else tensor
+            for name, tensor in tensors.items()
+        }
+
+    folder = changed(make_model(tmp_path), packed)
+    check_headers(bare_model(folder), folder, is_packed=True, without_head=False)
+    changed(folder, lambda tensors: tensors, num_hidden_layers=30)
+    with pytest.raises(InputError, match=r"\d{3} are missing: model\.layers\.10\.[^;]*$"):
+        check_headers(bare_model(folder), folder, is_packed=True, without_head=False)
 
 
 def bart(folder):
