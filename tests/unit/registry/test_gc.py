@@ -212,8 +212,13 @@ def test_chunks_that_were_condemned_are_published_again(registry, whole_models, 
     registry.retire(first.ref)
     for path in registry_files(registry):
         os.utime(path, (0, 0))
-    grace = dt.timedelta(hours=1)  # the second version's other files are too young to go
-    late(registry, monkeypatch, lambda: run(registry_of(registry), grace=grace, purge_retired_after=NOW))
+
+    def collector():
+        grace = dt.timedelta(hours=1)  # the second version's other files are too young to go
+        run(registry_of(registry), grace=grace, purge_retired_after=NOW)
+        registry.refresh()
+
+    late(registry, monkeypatch, collector)
     second = whole_models(registry, b"a", b"c")
     assert (chunk(b"a"), 1) in stored(registry)
     assert registry.pull(second.ref)
