@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import hashlib
 import re
@@ -13,6 +14,7 @@ from llamafarm_ray.errors import InputError
 
 __all__ = [
     "AUTO_MODEL",
+    "DURATION",
     "FEEDBACK_FOLDER",
     "MODEL_NAME",
     "NAME",
@@ -21,6 +23,7 @@ __all__ = [
     "ModelKind",
     "ModelRef",
     "Version",
+    "duration",
 ]
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
@@ -28,6 +31,10 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 
 MODEL_NAME = rf"(?:{NAME}/)?{NAME}"
 """The pattern of model and dataset names: a name, or ``namespace/name``."""
+
+DURATION = r"(\d{1,5})\s*([smhdw])"
+"""The pattern of lengths of time: ``90s``, ``30m``, ``24h``, ``30d``, ``2w``."""
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 AUTO_MODEL = "auto"
 """The name in requests that leave the choice of the model to the server; no model has it."""
@@ -63,6 +70,18 @@ class DeviceUse:
 
     seconds: float
     on_gpu: bool = False
+
+
+def duration(text: str) -> dt.timedelta:
+    """Read a length of time, see :data:`DURATION`.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    match = re.fullmatch(DURATION, text.strip())
+    if match is None:
+        raise InputError(f"{text[:120]!r} is no length of time.", hint="Write it like 30m, 24h, 30d or 2w.")
+    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 class Digest(str):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import Home, Json
 from llamafarm_ray.cli.terminal import ago, print_json, say, size, table, waiting
+from llamafarm_ray.types import duration
 
 if TYPE_CHECKING:
     from llamafarm_ray.workflows.node_cache import CachedModel, Verified
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="This machine's copies of downloaded and pulled models.", no_args_is_help=True)
+
+_COLD_AFTER = dt.timedelta(days=30)
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A source that was downloaded, a registered version, or a digest.")
@@ -48,10 +52,11 @@ def list_(home: Home = None, as_json: Json = False) -> None:
             size(model.frees_bytes) if not model.kept_by else "",
             ago(model.version.last_used),
             model.kept_by,
+            "compressed" if model.version.is_compressed else "",
         )
         for model in found
     ]
-    columns = ("digest", "versions", "source", "size", "frees", "last used", "kept")
+    columns = ("digest", "versions", "source", "size", "frees", "last used", "kept", "form")
     table(f"Cache {registry.content.cache}", columns, rows, drop_empty=True)
     if unfinished := registry.content.downloads.unfinished_bytes():
         say(f"Unfinished downloads take {size(unfinished)}; they go on with the same command.")
@@ -105,6 +110,45 @@ def evict(
         say("Nothing had to go.")
 
 
+@app.command("compress")
+def compress(
+    models: Models = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than",
+            metavar="TIME",
+            help="Least time without use: 30d, 12h. By default LLAMAFARM_CACHE_COMPRESS_AFTER, else 30d.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be compressed, and about how much that frees.")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Compress models in this machine's cache: those named, or all that were not used for 30 days.
+
+    They come back, with every byte checked, when they are used. What is in use or pinned stays as it is.
+    """
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.storage.cache_settings import compress_after_setting
+    from llamafarm_ray.workflows.node_cache import compress as compress_models
+
+    unused_for = duration(older_than) if older_than else compress_after_setting() or _COLD_AFTER
+    with waiting("Compressing", quiet=as_json or dry_run):
+        found = compress_models(open_registry(home), models or (), unused_for=unused_for, dry_run=dry_run)
+    if as_json:
+        print_json({"compressed": found.titles, "freed_bytes": found.freed_bytes, "dry_run": dry_run})
+        return
+    for title in found.titles:
+        say(f"{'would compress' if dry_run else 'compressed'} {title}")
+    if found.titles:
+        say(f"{'about ' if dry_run else ''}{size(found.freed_bytes)} {'would be' if dry_run else 'are'} free again.")
+    else:
+        say("Nothing is to compress.")
+
+
 @app.command("verify")
 def verify(models: Models = None, home: Home = None, as_json: Json = False) -> None:
     """Hash every byte of models in this machine's cache; exits with 1 where one was damaged."""
@@ -134,6 +178,7 @@ def _as_json(model: CachedModel) -> dict[str, object]:
         "last_used": model.version.last_used.isoformat(),
         "pinned": model.version.pinned,
         "in_use": model.version.in_use,
+        "compressed": model.version.is_compressed,
         "referenced": model.is_referenced,
     }
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.text import Text
 
-from llamafarm_ray.cli.options import Address, Home, Json, duration
+from llamafarm_ray.cli.options import Address, Home, Json
 from llamafarm_ray.cli.terminal import console, facts, local_time, print_json, say, size, table, waiting
+from llamafarm_ray.types import duration
 
 if TYPE_CHECKING:
     from llamafarm_ray.clusters.standing import StandingRay

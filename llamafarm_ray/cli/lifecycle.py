@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Reason, Reference, duration
+from llamafarm_ray.cli.options import Home, Json, Reason, Reference
 from llamafarm_ray.cli.terminal import facts, print_json, say, size, waiting
+from llamafarm_ray.types import duration
 
 if TYPE_CHECKING:
     from llamafarm_ray.registry import VersionRecord

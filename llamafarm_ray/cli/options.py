@@ -14,6 +14,7 @@ import typer
 
 from llamafarm_ray.cli.terminal import print_json
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import DURATION, duration
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
@@ -49,7 +50,6 @@ __all__ = [
     "ServedModel",
     "Url",
     "configuration",
-    "duration",
     "expiry",
     "moment",
     "show_resolved",
@@ -122,9 +122,6 @@ AdapterBase = Annotated[
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Models, versions or aliases; none: all.")]
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LENGTH = re.compile(r"(\d{1,5})\s*([smhdw])")
-
 
 def configuration(
     path: Path | None,
@@ -166,18 +163,6 @@ def stay_offline(is_asked: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def duration(text: str) -> dt.timedelta:
-    """Read a length of time: ``90s``, ``30m``, ``24h``, ``30d``, ``2w``.
-
-    Raises:
-        InputError: the text has another form.
-    """
-    match = _LENGTH.fullmatch(text.strip())
-    if match is None:
-        raise InputError(f"{text[:120]!r} is no length of time.", hint="Write it like 30m, 24h, 30d or 2w.")
-    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
-
-
 def moment(text: str) -> dt.datetime:
     """Read a time that has passed: ISO 8601, in local time where it names no zone, or ``2h``: two hours ago.
 
@@ -185,7 +170,9 @@ def moment(text: str) -> dt.datetime:
         InputError: the text has another form, or names a time that has not come yet.
     """
     now = dt.datetime.now(dt.UTC)
-    found = now - duration(text) if _LENGTH.fullmatch(text.strip()) else _iso(text, "2h, 3d or 30m for so long ago")
+    found = (
+        now - duration(text) if re.fullmatch(DURATION, text.strip()) else _iso(text, "2h, 3d or 30m for so long ago")
+    )
     if found > now:
         raise InputError(
             f"{text!r} has not come yet: it is {found.astimezone():%Y-%m-%d %H:%M %Z}.",
@@ -201,7 +188,9 @@ def expiry(text: str) -> dt.datetime:
         InputError: the text has another form.
     """
     now = dt.datetime.now(dt.UTC)
-    return now + duration(text) if _LENGTH.fullmatch(text.strip()) else _iso(text, "90d or 2w for so long from now")
+    return (
+        now + duration(text) if re.fullmatch(DURATION, text.strip()) else _iso(text, "90d or 2w for so long from now")
+    )
 
 
 def _iso(text: str, otherwise: str) -> dt.datetime:

@@ -21,7 +21,6 @@ from llamafarm_ray.cli.options import (
     Reason,
     Reference,
     configuration,
-    duration,
 )
 from llamafarm_ray.cli.rollout_view import rollout_view
 from llamafarm_ray.cli.terminal import (
@@ -35,6 +34,7 @@ from llamafarm_ray.cli.terminal import (
     say,
     table,
 )
+from llamafarm_ray.types import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

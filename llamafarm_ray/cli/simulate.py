@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, ResultOutput, ServedModel, Url, duration
+from llamafarm_ray.cli.options import Home, Json, ResultOutput, ServedModel, Url
 from llamafarm_ray.cli.terminal import console, print_json, say, stages, table
+from llamafarm_ray.types import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.header_check import check_headers
 from llamafarm_ray.models.loading_report import check_loaded_weights, other_shapes
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _max_positions(model: PreTrainedModel) -> int | None:
 def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: object) -> PreTrainedModel:
     """The folder's model with its weights, from safetensors only.
 
+    Headers are read first: weights that can't fill what config.json describes are refused before memory is taken.
+
     Args:
         folder: the base model.
         dtype: precision of floating point weights.
@@ -189,6 +192,8 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         if isinstance(packed, dict) and packed.get("quant_method") == "compressed-tensors":
             packed["dequantize"] = True  # else the first forward pass does it, when adapters are in the layers' place
             _hide_progress_bars()
+        bare = _without_weights(_read_config(folder), task)
+        check_headers(bare, folder, is_packed=packed is not None, without_head=task == "embedding")
         model, report = _MODELS[task].from_pretrained(
             str(folder),
             config=config,
@@ -203,7 +208,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         )
         if "quantization_config" in options and not hasattr(config, "quantization_config"):
             # Transformers compares no shapes then. Of a base that is quantized already, they are those of packed bits.
-            report["mismatched_keys"] = other_shapes(folder, _without_weights(_read_config(folder), task))
+            report["mismatched_keys"] = other_shapes(folder, bare)
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from llamafarm_ray.storage.safetensors import read_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_loaded_weights", "other_shapes"]
+__all__ = ["check_loaded_weights", "other_shapes", "refuse_weights"]
 
 _NUM_NAMED = 3
 _STALE_BUFFERS = (".masked_bias", ".attn.bias", ".attention.bias", ".inv_freq", ".position_ids")
@@ -34,21 +34,50 @@ def check_loaded_weights(
     Raises:
         InputError: the weights are not those that config.json describes; the message has the first names.
     """
-    missing = [name for name in report["missing_keys"] if not (without_head and "pooler" in name.split("."))]
-    unexpected = [
+    refuse_weights(
+        model,
+        folder,
+        [name for name in report["missing_keys"] if not (without_head and "pooler" in name.split("."))],
+        report["unexpected_keys"],
+        report["mismatched_keys"],
+        without_head=without_head,
+    )
+
+
+def refuse_weights(
+    model: PreTrainedModel,
+    folder: Path,
+    missing: Collection[str],
+    unexpected: Collection[str],
+    mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]],
+    *,
+    without_head: bool,
+) -> None:
+    """Refuse weights with tensors that are missing, left over or of another shape; nothing where there are none.
+
+    Args:
+        model: the model.
+        folder: the model's, for messages.
+        missing: names of tensors that no file has.
+        unexpected: names of tensors of files; those that any model of the kind may leave over are not counted.
+        mismatched: names of tensors with their shapes in the files, and in the model.
+        without_head: see `check_loaded_weights`.
+
+    Raises:
+        InputError: there are some; the message has the first names.
+    """
+    left_over = [
         name
-        for name in report["unexpected_keys"]
+        for name in unexpected
         if not name.endswith(_STALE_BUFFERS) and not (without_head and _is_of_a_head(name, model))
     ]
-    mismatched = [
-        f"{name} ({list(found)} instead of {list(wanted)})" for name, found, wanted in report["mismatched_keys"]
-    ]
+    shapes = [f"{name} ({list(found)} instead of {list(wanted)})" for name, found, wanted in mismatched]
     problems = [
         f"{len(names)} {said}: {_listed(names)}"
         for names, said in (
             (missing, "are missing"),
-            (unexpected, "belong to no part of the model"),
-            (mismatched, "have another shape"),
+            (left_over, "belong to no part of the model"),
+            (shapes, "have another shape"),
         )
         if names
     ]
@@ -74,6 +103,6 @@ def _is_of_a_head(name: str, model: PreTrainedModel) -> bool:
     return name.partition(".")[0] not in parts
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Collection[str]) -> str:
     first = sorted(names)[:_NUM_NAMED]
     return ", ".join(first) + (f" and {len(names) - len(first)} more" if len(names) > len(first) else "")

@@ -175,7 +175,7 @@ class RegistryApi(ABC):
                 details={"code_version": __version__, **details},
                 stored={
                     digest: generations.get(digest, 0)
-                    for digest in (manifest.digest, *(entry.digest for entry in manifest.files))
+                    for digest in (manifest.digest, *self.content.blobs.stored_as(manifest))
                 },
             )
             try:

@@ -92,7 +92,7 @@ def collect(
             problem = busy
             continue
         for blob in unused:
-            registry.content.remove(blob.digest, blob.generation, blob.is_manifest)
+            registry.content.remove(blob)
         registry.content.drop_expired_leases()
         for leftover in registry.content.leftovers():  # of uploads that were killed
             registry.home.remove(leftover.name)
@@ -119,9 +119,11 @@ def _unused(
     content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest], *, before: dt.datetime
 ) -> list[StoredBlob]:
     """Return stored blobs that are old enough and not referred to, and all leftovers of earlier generations."""
+    stored = list(content.stored())
     used = _used(content, state, ended, leased)
+    used |= _chunks(content, state, [blob for blob in stored if blob.is_chunk_list and blob.digest in used])
     found = []
-    for blob in content.stored():
+    for blob in stored:
         current = state.generations.get(blob.digest, 0)
         if blob.generation > current:  # somebody knows more than this state does
             continue
@@ -149,6 +151,13 @@ def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: 
         except IntegrityError:  # a pull of what isn't there (any more), or a base that never was, keeps nothing
             continue
     return used
+
+
+def _chunks(content: ContentStore, state: RegistryState, lists: list[StoredBlob]) -> set[Digest]:
+    """Return the chunks of blobs that are referred to. A list that can't be read keeps everything from deletion."""
+    current = {blob.digest for blob in lists if blob.generation == state.generations.get(blob.digest, 0)}
+    listed = [content.blobs.chunks(digest) for digest in sorted(current)]
+    return {chunk.digest for found in listed if found is not None for chunk in found.chunks}
 
 
 def _files(content: ContentStore, manifest: Digest) -> Iterable[Digest]:

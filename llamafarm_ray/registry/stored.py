@@ -75,5 +75,6 @@ def with_stored(state: RegistryState, content: ContentStore, command: _Command) 
                 f"{command.target} can't get {what} with the manifest {digest}: its file {blob} is not stored.",
                 hint="Store its files first: `llamafarm models register`, or ContentStore.publish.",
             )
-    generations: dict[Digest, int] = {blob: state.generations.get(blob, 0) for blob in (digest, *sizes)}
+    parts = content.blobs.stored_as(manifest) - set(command.stored)
+    generations: dict[Digest, int] = {blob: state.generations.get(blob, 0) for blob in (digest, *parts)}
     return replace(command, stored={**generations, **command.stored})

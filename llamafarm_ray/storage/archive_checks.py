@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Self
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage.location import PIECE_BYTES
 from llamafarm_ray.storage.paths import clash, path_problem
+from llamafarm_ray.storage.ranges import PIECE_BYTES
 
 __all__ = ["MAX_MEMBERS", "check_zip", "checked_tar", "copy_grown"]
 

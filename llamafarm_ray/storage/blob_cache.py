@@ -1,5 +1,7 @@
 """The blobs of a node's cache: each downloaded once however many wait for it, a killed download continued.
 
+A blob that was compressed comes back when it is linked again.
+
 Nothing here is synced to disk. Every pull hashes what it finds, so what a power cut takes is downloaded again.
 """
 
@@ -14,10 +16,12 @@ from io import RawIOBase
 from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.storage.compression import LEAST_SAVED, SUFFIX, compress, expanded, is_compressed_form
 from llamafarm_ray.storage.failures import NO_SPACE
-from llamafarm_ray.storage.location import PIECE_BYTES
 from llamafarm_ray.storage.locks import exclusive, try_exclusive
 from llamafarm_ray.storage.manifest import FileEntry, file_digest
+from llamafarm_ray.storage.ranges import PIECE_BYTES
+from llamafarm_ray.types import Digest
 
 __all__ = ["BlobCache", "Source", "is_sound"]
 
@@ -48,7 +52,7 @@ class BlobCache:
         """
         blob = self._blobs / entry.digest.hex
         with exclusive(self._lock(entry.digest.hex)):
-            if not is_sound(blob, entry):
+            if not (is_sound(blob, entry) or self._expand(entry, blob)):
                 self._download(entry, blob, source)
             _link(blob, target)
 
@@ -72,12 +76,37 @@ class BlobCache:
             OSError: the cache can't be written.
         """
         blob = self._blobs / entry.digest.hex
-        if not blob.exists():
+        if not (blob.exists() or _packed(blob).exists()):
             return False
         with exclusive(self._lock(entry.digest.hex)):
-            if is_right := is_sound(blob, entry):
+            if is_right := is_sound(blob, entry) or self._expand(entry, blob):
                 _link(blob, target)
             return is_right
+
+    def link_compressed(self, entry: FileEntry, target: Path) -> bool:
+        """Make ``target`` a link to a blob's compressed form, made where needed; False where that saves too little.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        blob = self._blobs / entry.digest.hex
+        packed = _packed(blob)
+        with exclusive(self._lock(packed.name)):
+            if not packed.exists() and not self._compress(entry, blob, packed):
+                return False
+            _link(packed, target)
+            return True
+
+    def path(self, digest: Digest) -> Path:
+        """The file of a blob, which may not be there."""
+        return self._blobs / digest.hex
+
+    def num_links(self, digest: Digest) -> int:
+        """The number of files of versions that a blob is."""
+        try:
+            return self.path(digest).stat().st_nlink - 1
+        except FileNotFoundError:
+            return 0
 
     def size_bytes(self) -> int:
         """The bytes on disk, those of unfinished downloads too."""
@@ -94,6 +123,32 @@ class BlobCache:
 
     def _lock(self, name: str) -> Path:
         return self._locks / f"{name}.blob"
+
+    def _compress(self, entry: FileEntry, blob: Path, packed: Path) -> bool:
+        """Write a blob's compressed form; its bytes are hashed as they will come back."""
+        partial = self._partial / packed.name
+        self._partial.mkdir(parents=True, exist_ok=True)
+        try:
+            compress(blob, partial)
+            saves = partial.stat().st_size <= entry.size_bytes * (1 - LEAST_SAVED)
+            if is_good := saves and is_compressed_form(partial, entry.digest):
+                partial.chmod(0o444)
+                partial.replace(packed)
+            return is_good
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _expand(self, entry: FileEntry, blob: Path) -> bool:
+        """Write a blob from its compressed form; False where there is none, or it is damaged and goes."""
+        packed = _packed(blob)
+        if not packed.exists():
+            return False
+        try:
+            self._download(entry, blob, lambda _, start: expanded(packed, start))
+        except IntegrityError:
+            packed.unlink(missing_ok=True)
+            return False
+        return True
 
     def _download(self, entry: FileEntry, blob: Path, source: Source) -> None:
         """Fetch a blob in one pass: every piece is hashed on its way to the disk."""
@@ -134,6 +189,11 @@ class BlobCache:
                 if done > entry.size_bytes:
                     return False
         return done == entry.size_bytes and hasher.hexdigest() == entry.digest.hex
+
+
+def _packed(blob: Path) -> Path:
+    """The place of a blob's compressed form."""
+    return blob.with_name(f"{blob.name}{SUFFIX}")
 
 
 def _link(file: Path, target: Path) -> None:

@@ -1,33 +1,24 @@
 """The node-local cache of unpacked versions, shared by the processes of a node.
 
-::
-
-    blobs/<hex>          each file once, read-only
-    versions/<hex>/      a version's files, hard links to the blobs
-    manifests/<hex>.json what belongs into a version
-    partial/<hex>        unfinished downloads
-    locks/               <hex>.lock a version in use, <hex>.fill one being filled, <hex>.blob a blob being downloaded
-    pins/<hex>           versions that stay
-
-Only these folders are touched; whatever else lies beside them is others'.
+The paths are those of `CacheLayout`. A version that was compressed comes back when it is used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
-import os
-import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import BlobCache, Source, is_sound
+from llamafarm_ray.storage.cache_layout import CacheLayout, listing, remove_folder, remove_unlisted
+from llamafarm_ray.storage.cold_versions import ColdVersions
 from llamafarm_ray.storage.eviction import EvictionPlan, fetch_cost_s, plan, value
 from llamafarm_ray.storage.locks import exclusive, hold, let_go, try_exclusive
 from llamafarm_ray.storage.manifest import FileEntry, Manifest
@@ -39,18 +30,18 @@ Download = Callable[[], AbstractContextManager[tuple[Manifest, Source]]]
 """Opens a version in the home for reading: its manifest, and where its blobs come from."""
 
 _HASHING_THREADS = 4
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedVersion:
-    """A version in the cache; its size in bytes counts what it shares with others."""
+    """A version in the cache; its size in bytes counts what it shares with others, and is that of its plain files."""
 
     digest: Digest
     size_bytes: int
     last_used: dt.datetime
     pinned: bool
     in_use: bool
+    is_compressed: bool = False
 
 
 class Cache:
@@ -65,6 +56,8 @@ class Cache:
         self.folder = folder
         self._places = places
         self._blobs = BlobCache(folder)
+        self._at = CacheLayout(folder)
+        self._cold = ColdVersions(self._at, self._blobs)
 
     def pull(self, digest: Digest, download: Download) -> Path:
         """The folder of a version, every byte of it hashed by this call; filled or repaired where needed.
@@ -76,11 +69,11 @@ class Cache:
             StorageError: the cache can't be written.
         """
         try:
-            hold(self._in_use(digest))
+            hold(self._at.in_use(digest))
             try:
                 return self._checked(digest, download)
             except BaseException:
-                let_go(self._in_use(digest))  # who got nothing has nothing to release
+                let_go(self._at.in_use(digest))  # who got nothing has nothing to release
                 raise
         except OSError as error:
             raise StorageError(
@@ -97,18 +90,18 @@ class Cache:
             StorageError: the cache can't be written.
         """
         digest = manifest.digest
-        hold(self._in_use(digest))
+        hold(self._at.in_use(digest))
         try:
-            with exclusive(self._lock(digest, "fill")):
-                if not (self._version(digest).is_dir() and self._is_sound(digest)):
+            with exclusive(self._at.fill(digest)):
+                if not (self._at.version(digest).is_dir() and self._is_sound(digest)):
                     self._fill(manifest, lambda entry, target: self._blobs.adopt(entry, folder / entry.path, target))
         except OSError as error:
-            let_go(self._in_use(digest))
+            let_go(self._at.in_use(digest))
             raise StorageError(
                 f"The cache {self.folder} can't be written: {error}.",
                 hint="Free space there, or name another folder in LLAMAFARM_CACHE.",
             ) from error
-        return self._version(digest)
+        return self._at.version(digest)
 
     def use(self, digest: Digest) -> Path | None:
         """The folder of a version that is there, in use as after :meth:`pull`, unchecked; ``None`` where it isn't.
@@ -116,19 +109,43 @@ class Cache:
         Raises:
             OSError: the cache can't be written.
         """
-        hold(self._in_use(digest))
-        if (folder := self._version(digest)).is_dir():
+        hold(self._at.in_use(digest))
+        if (folder := self._at.version(digest)).is_dir():
             return folder
-        let_go(self._in_use(digest))
+        try:
+            if self._at.place(digest) is not None:
+                with exclusive(self._at.fill(digest)):
+                    if folder.is_dir() or self._expand(digest):
+                        return folder
+        except BaseException:
+            let_go(self._at.in_use(digest))
+            raise
+        let_go(self._at.in_use(digest))
         return None
 
     def has(self, digest: Digest) -> bool:
-        """Return True if a version is there; it may be evicted at any time."""
-        return self._version(digest).is_dir()
+        """Return True if a version is there, compressed or not; it may be evicted at any time."""
+        return self._at.place(digest) is not None
 
-    def folder_of(self, digest: Digest) -> Path:
-        """The folder of a version, which may be evicted at any time, or not be there."""
-        return self._version(digest)
+    def folder_of(self, digest: Digest) -> Path | None:
+        """The folder of a version, which may be evicted at any time; ``None`` where it is compressed or not there."""
+        folder = self._at.version(digest)
+        return folder if folder.is_dir() else None
+
+    def manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest of a version that is there; ``None`` where it is damaged."""
+        return self._at.read_manifest(digest)
+
+    def open(self, digest: Digest, entry: FileEntry) -> BinaryIO:
+        """Open a version's file for reading from its front, while it may be compressed or evicted at any time.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        try:
+            return (self._at.version(digest) / entry.path).open("rb")
+        except FileNotFoundError:
+            return self._cold.open(digest, entry)
 
     def link_blob(self, digest: Digest, size_bytes: int, target: Path) -> bool:
         """Make ``target`` a link to a blob; return False where that is missing or damaged.
@@ -145,32 +162,35 @@ class Cache:
             StorageError: it can't be read.
         """
         try:
-            return self._version(digest).is_dir() and self._is_sound(digest)
+            manifest = self._at.read_manifest(digest)
+            if manifest is None or self._at.version(digest).is_dir():
+                return self._is_sound(digest)
+            return self._at.place(digest) is not None and self._cold.is_sound(manifest)
         except OSError as error:
-            raise StorageError(f"{self._version(digest)} can't be read: {error}.") from error
+            raise StorageError(f"{self._at.version(digest)} can't be read: {error}.") from error
 
     def release(self, digest: Digest) -> None:
         """End one caller's use of a version; with the last one's it may be evicted."""
-        let_go(self._in_use(digest))
+        let_go(self._at.in_use(digest))
 
     def pin(self, digest: Digest) -> None:
         """Never evict a version, whether it is there yet or not."""
-        pin = self._pin(digest)
+        pin = self._at.pin(digest)
         pin.parent.mkdir(parents=True, exist_ok=True)
         pin.touch()
 
     def unpin(self, digest: Digest) -> None:
         """End a pin; nothing where there is none."""
-        self._pin(digest).unlink(missing_ok=True)
+        self._at.pin(digest).unlink(missing_ok=True)
 
     def pinned(self) -> set[Digest]:
         """The versions that are pinned."""
-        return _digests(self.folder / "pins")
+        return self._at.pinned()
 
     def cached(self) -> list[CachedVersion]:
         """The versions that are there, the least recently used first."""
         pinned = self.pinned()
-        found = [self._describe(digest, pinned=digest in pinned) for digest in _digests(self.folder / "versions")]
+        found = [self._describe(digest, pinned=digest in pinned) for digest in self._at.versions()]
         return sorted(found, key=lambda version: (version.last_used, version.digest))
 
     def evictable(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> EvictionPlan:
@@ -200,6 +220,54 @@ class Cache:
         candidates = (one.digest for one in self._by_value() if one.digest not in kept)
         return self.evict_these(candidates, max_bytes)
 
+    def compressible(self, unused_s: float, digests: Collection[Digest] | None = None) -> list[tuple[Digest, int]]:
+        """Return the versions that :meth:`compress` would compress now, and about how many bytes each frees.
+
+        Args:
+            unused_s: least time since the last use, in seconds.
+            digests: the versions to look at; by default all.
+
+        Raises:
+            StorageError: the cache can't be read.
+        """
+        try:
+            return [(one, freed) for one, freed in self._cold.estimate(self._unused(unused_s, digests)) if freed]
+        except OSError as error:
+            raise StorageError(f"The cache {self.folder} can't be read: {error}.") from error
+
+    def compress(self, unused_s: float, digests: Collection[Digest] | None = None) -> list[tuple[Digest, int]]:
+        """Compress versions that were not used for a time, but for those that are pinned or in use by any process.
+
+        They come back when they are used. Only one process of a node compresses at a time; another one does nothing.
+
+        Args:
+            unused_s: least time since the last use, in seconds.
+            digests: the versions to look at; by default all.
+
+        Returns:
+            the versions that were compressed, and the bytes that each frees.
+
+        Raises:
+            StorageError: the cache can't be written.
+        """
+        try:
+            with try_exclusive(self.folder / "locks" / "compress") as free:
+                chosen = self._unused(unused_s, digests) if free else []
+                packed = ((digest, self._cold.compress(digest, chosen)) for digest in chosen)
+                return [(digest, freed) for digest, freed in packed if freed]
+        except OSError as error:
+            raise StorageError(f"The cache {self.folder} can't be written: {error}.") from error
+
+    def _unused(self, unused_s: float, digests: Collection[Digest] | None) -> list[Digest]:
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=unused_s)
+        return [
+            one.digest
+            for one in self.cached()
+            if not (one.pinned or one.in_use or one.is_compressed)
+            and one.last_used <= before
+            and (digests is None or one.digest in digests)
+        ]
+
     def _by_value(self) -> list[CachedVersion]:
         """Return the versions that are there, the least valuable first."""
         now, places = dt.datetime.now(dt.UTC), self._places()
@@ -214,7 +282,7 @@ class Cache:
         """Delete versions in that order until the cache has at most ``max_bytes``; the rest is as for :meth:`evict`."""
         evicted: list[Digest] = []
         try:
-            self._drop_unfinished()
+            self._at.drop_unfinished()
             self._blobs.drop_unused()
             for digest in digests:
                 if self._blobs.size_bytes() <= max_bytes:
@@ -228,44 +296,38 @@ class Cache:
 
     def _free_to_go(self, kept: Collection[Digest]) -> list[tuple[Digest, Path]]:
         free = (one for one in self._by_value() if not (one.pinned or one.in_use or one.digest in kept))
-        return [(one.digest, self._version(one.digest)) for one in free]
+        return [(one.digest, place) for one in free if (place := self._at.place(one.digest))]
 
     def _checked(self, digest: Digest, download: Download) -> Path:
-        folder = self._version(digest)
+        folder = self._at.version(digest)
         broken = False
         while True:
             if folder.is_dir():
                 if self._is_sound(digest):
                     return folder
                 broken = True
-            with exclusive(self._lock(digest, "fill")):
-                if folder.is_dir() and not broken:
-                    continue  # filled while this one waited: many may check it at once
+            with exclusive(self._at.fill(digest)):
+                if not broken and (folder.is_dir() or self._expand(digest)):
+                    continue  # filled while this one waited, or just now: many may check it at once
                 with download() as (manifest, source):
                     self._fill(manifest, functools.partial(self._blobs.link, source=source))
                 return folder
 
     def _is_sound(self, digest: Digest) -> bool:
-        manifest, folder = self._manifest(digest), self._version(digest)
-        if manifest is None or _listing(folder) != {entry.path for entry in manifest.files}:
+        manifest, folder = self._at.read_manifest(digest), self._at.version(digest)
+        if manifest is None or listing(folder) != {entry.path for entry in manifest.files}:
             return False
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:
             return all(pool.map(lambda entry: is_sound(folder / entry.path, entry), manifest.files))
 
-    def _manifest(self, digest: Digest) -> Manifest | None:
-        with contextlib.suppress(FileNotFoundError, IntegrityError):
-            data = self._manifest_path(digest).read_bytes()
-            return Manifest.from_bytes(data) if Digest.of(data) == digest else None
-        return None
-
     def _fill(self, manifest: Manifest, link: Callable[[FileEntry, Path], None]) -> None:
         """Make a version's folder by one rename, or mend the one that is there file by file: it may be in use."""
         digest = manifest.digest
-        folder = self._version(digest)
+        folder = self._at.version(digest)
         partial = folder.with_name(f".{digest.hex}")
-        self._write_manifest(digest, manifest)
+        self._at.write_manifest(manifest)
         if folder.is_dir():
-            _remove_unlisted(folder, manifest)
+            remove_unlisted(folder, manifest)
             for entry in manifest.files:
                 if not is_sound(folder / entry.path, entry):
                     link(entry, folder / entry.path)
@@ -278,75 +340,45 @@ class Cache:
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        if self._at.cold(digest).is_dir():
+            remove_folder(self._at.cold(digest))
+            self._blobs.drop_unused()
 
-    def _write_manifest(self, digest: Digest, manifest: Manifest) -> None:
-        path = self._manifest_path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        partial.write_bytes(manifest.to_bytes())
-        partial.replace(path)
+    def _expand(self, digest: Digest) -> bool:
+        """Make the folder of a compressed version, of which every byte is hashed; False where there is none, or damage.
+
+        Whoever calls has the lock of who fills the folder.
+        """
+        manifest = self._at.read_manifest(digest)
+        if manifest is None or not self._at.cold(digest).is_dir():
+            return False
+        try:
+            self._fill(manifest, functools.partial(self._blobs.link, source=_nowhere))
+        except IntegrityError:  # what is right in it is used by the download that follows
+            remove_folder(self._at.cold(digest))
+            return False
+        return True
 
     def _evict(self, digest: Digest) -> bool:
-        with try_exclusive(self._in_use(digest)) as free:
-            folder = self._version(digest)
-            if not free or self._pin(digest).exists() or not folder.is_dir():  # or another evicted it
+        with try_exclusive(self._at.in_use(digest)) as free:
+            if not free or self._at.pin(digest).exists() or not self.has(digest):  # or another evicted it
                 return False
-            gone = folder.with_name(f".{digest.hex}")  # the name that the next download clears away
-            shutil.rmtree(gone, ignore_errors=True)
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)  # two may clear it away
-            self._manifest_path(digest).unlink(missing_ok=True)
+            for folder in (self._at.version(digest), self._at.cold(digest)):
+                if folder.is_dir():
+                    remove_folder(folder)
+            self._at.manifest(digest).unlink(missing_ok=True)
             return True
 
-    def _drop_unfinished(self) -> None:
-        """Delete the folders of downloads that were killed, whose links keep blobs from being deleted."""
-        for folder in (self.folder / "versions").glob(".*"):
-            with try_exclusive(self.folder / "locks" / f"{folder.name[1:]}.fill") as free:
-                if free:
-                    shutil.rmtree(folder, ignore_errors=True)
-
     def _describe(self, digest: Digest, *, pinned: bool) -> CachedVersion:
-        manifest = self._manifest(digest)
-        lock = self._in_use(digest)
+        manifest = self._at.read_manifest(digest)
+        lock = self._at.in_use(digest)
         with try_exclusive(lock) as free:
             used = dt.datetime.fromtimestamp(lock.stat().st_mtime, dt.UTC)
-            return CachedVersion(digest, manifest.size_bytes if manifest else 0, used, pinned, in_use=not free)
-
-    def _version(self, digest: Digest) -> Path:
-        return self.folder / "versions" / digest.hex
-
-    def _manifest_path(self, digest: Digest) -> Path:
-        return self.folder / "manifests" / f"{digest.hex}.json"
-
-    def _pin(self, digest: Digest) -> Path:
-        return self.folder / "pins" / digest.hex
-
-    def _in_use(self, digest: Digest) -> Path:
-        return self._lock(digest, "lock")
-
-    def _lock(self, digest: Digest, sort: str) -> Path:
-        return self.folder / "locks" / f"{digest.hex}.{sort}"
+            size_bytes = manifest.size_bytes if manifest else 0
+            is_compressed = not self._at.version(digest).is_dir()
+            return CachedVersion(digest, size_bytes, used, pinned, in_use=not free, is_compressed=is_compressed)
 
 
-def _digests(folder: Path) -> set[Digest]:
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return {Digest(f"sha256:{name}") for name in names if _HEX.fullmatch(name)}
-
-
-def _listing(folder: Path) -> set[str]:
-    """The names of everything below a folder that is no folder."""
-    found = set()
-    for current, folders, files in os.walk(folder):
-        links = [name for name in folders if Path(current, name).is_symlink()]
-        found |= {Path(current, name).relative_to(folder).as_posix() for name in [*files, *links]}
-    return found
-
-
-def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Delete what does not belong into a version's folder, and folders where its files should be."""
-    wanted = {entry.path for entry in manifest.files}
-    for name in _listing(folder) - wanted:
-        (folder / name).unlink()
-    for name in wanted:
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
-            shutil.rmtree(folder / name)
+def _nowhere(entry: FileEntry, _: int) -> Iterator[bytes]:
+    """Say that a blob which a compressed version lacks comes from nowhere."""
+    raise IntegrityError(f"The compressed copy of {entry.path} is damaged.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import logging
 import os
 import re
@@ -13,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import InputError, IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import Source
+from llamafarm_ray.storage.blobs import BLOBS_FOLDER, BlobFile, Blobs, defect
 from llamafarm_ray.storage.cache import Cache, CachedVersion
+from llamafarm_ray.storage.cache_settings import cache_limit_setting, compress_after_setting
 from llamafarm_ray.storage.copying import check_free, copy_folder
 from llamafarm_ray.storage.leases import Leases
 from llamafarm_ray.storage.local import TEMPORARY
@@ -31,21 +31,24 @@ __all__ = ["ContentStore", "StoredBlob"]
 
 logger = logging.getLogger(__name__)
 
-_BLOBS, _MANIFESTS = "blobs/sha256", "manifests/sha256"
-_BLOB = re.compile(rf"{_BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})(?:\.([1-9]\d{{0,8}}))?", re.ASCII)
+_MANIFESTS = "manifests/sha256"
 _MANIFEST = re.compile(rf"{_MANIFESTS}/([0-9a-f]{{64}})(?:\.([1-9]\d{{0,8}}))?\.json", re.ASCII)
 _LEFT_AFTER = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
-    """A blob or manifest in the home: which one, its size in bytes, and when it was written (UTC)."""
+    """A blob or manifest in the home: which one, its size in bytes, and when it was written (UTC).
+
+    Of a blob that is stored in chunks it is the list of them; the chunks are blobs themselves.
+    """
 
     digest: Digest
     generation: int
     is_manifest: bool
     size_bytes: int
     modified: dt.datetime
+    is_chunk_list: bool = False
 
 
 class ContentStore:
@@ -60,12 +63,14 @@ class ContentStore:
         cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
             local home or ``~/.cache/llamafarm``.
         generation: the generation of a digest that is read and written now.
+        compress_after: time without use after which a download compresses what is in the cache; by default
+            ``$LLAMAFARM_CACHE_COMPRESS_AFTER`` (``30d``), else nothing is compressed by itself.
         max_cache_bytes: size to which the cache is reduced after a pull or a download; by default
             ``$LLAMAFARM_CACHE_MAX`` (``20GB``), else nothing is evicted.
         kept: the versions that are not evicted, since something that lasts refers to them and the home has no copy.
 
     Raises:
-        InputError: the limit is no amount of bytes.
+        InputError: the limit is no amount of bytes, or the time no length of time.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class ContentStore:
         cache: Path | None = None,
         *,
         generation: Callable[[Digest], int] = lambda _: 0,
+        compress_after: dt.timedelta | None = None,
         max_cache_bytes: int | None = None,
         kept: Callable[[], Collection[Digest]] = frozenset,
     ) -> None:
@@ -83,13 +89,18 @@ class ContentStore:
             cache = Path(os.environ.get("LLAMAFARM_CACHE", default))
         self.cache = cache.expanduser()
         self._generation = generation
-        self._max_cache_bytes = _cache_limit() if max_cache_bytes is None else max_cache_bytes
+        self._max_cache_bytes = cache_limit_setting() if max_cache_bytes is None else max_cache_bytes
+        self._compress_after = compress_after_setting() if compress_after is None else compress_after
         self._cache = Cache(self.cache, self._places)
         self._kept = kept
         self._leases = Leases(home)
+        self.blobs = Blobs(home, generation)
 
     def publish(self, folder: Path, *, is_adapter: bool = False) -> Manifest:
         """Store a folder's files. What is stored already is not written again; a crash leaves no half version.
+
+        Large files of safetensors are stored in chunks, so that a fine-tune of a whole model shares the tensors that it
+        did not change with others. All weights of an adapter change, so it is stored whole.
 
         What is there is not believed: in a local home it is hashed, and written again where it was damaged. In an
         object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
@@ -108,8 +119,7 @@ class ContentStore:
         if is_adapter:
             _check_finite(folder, manifest)
         for entry in {entry.digest: entry for entry in manifest.files}.values():
-            if not self._has(entry):
-                self._home.upload(folder / entry.path, self._blob(entry.digest), entry.digest)
+            self.blobs.publish(folder / entry.path, entry, in_chunks=not is_adapter)
         self._write(self._manifest(manifest.digest), manifest.to_bytes())
         return manifest
 
@@ -120,7 +130,7 @@ class ContentStore:
             StorageError: the home can't be written.
         """
         digest = Digest.of(data)
-        self._write(self._blob(digest), data)
+        self._write(self.blobs.name(digest), data)
         return digest
 
     def read_blob(self, digest: Digest) -> bytes:
@@ -130,7 +140,7 @@ class ContentStore:
             IntegrityError: it is missing, or its bytes have another digest.
             StorageError: the home can't be read.
         """
-        return self._read(self._blob(digest), digest, "blob")
+        return self.blobs.read(digest)
 
     def read_range(self, digest: Digest, begin: int, end: int) -> bytes:
         """Return the bytes of a blob from ``begin`` up to ``end``, fewer where it is shorter. They are not verified.
@@ -139,10 +149,7 @@ class ContentStore:
             IntegrityError: it is missing.
             StorageError: the home can't be read.
         """
-        try:
-            return self._home.read_range(self._blob(digest), begin, end)
-        except FileNotFoundError:
-            raise IntegrityError(f"The blob {digest} is missing from {self._home.uri}.") from None
+        return self.blobs.read_range(digest, begin, end)
 
     def manifest(self, digest: Digest) -> Manifest:
         """The manifest of that digest.
@@ -151,15 +158,16 @@ class ContentStore:
             IntegrityError: it is missing, or its bytes have another digest.
             StorageError: the home can't be read.
         """
-        return Manifest.from_bytes(self._read(self._manifest(digest), digest, "manifest"))
+        return Manifest.from_bytes(self._read(self._manifest(digest), digest))
 
     def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes, ``None`` where it is not stored.
 
         Raises:
+            IntegrityError: the list of its chunks is damaged.
             StorageError: the home can't be read.
         """
-        return self._home.size(self._blob(digest))
+        return self.blobs.size(digest)
 
     def pull(self, digest: Digest, *, still_wanted: Callable[[], None] | None = None) -> Path:
         """The local folder with a version's files, every byte hashed by this call.
@@ -192,6 +200,7 @@ class ContentStore:
         """Return a model from anywhere, in this node's cache, see :meth:`Downloads.get`."""
         found = self.downloads.get(source, revision=revision, include=include, offline=offline, report=report)
         if not found.was_here:
+            self._compress_cold()
             self._keep_limit()
         return found
 
@@ -259,29 +268,33 @@ class ContentStore:
         Raises:
             StorageError: the home can't be listed.
         """
-        for file in self._home.walk(_BLOBS):
-            if match := _BLOB.fullmatch(file.name):
-                yield _stored(file, match[2], match[3], is_manifest=False)
+        for file in self._home.walk(BLOBS_FOLDER):
+            if blob := BlobFile.parse(file.name):
+                size_bytes, modified = file.size_bytes, file.modified
+                yield StoredBlob(blob.digest, blob.generation, False, size_bytes, modified, blob.is_chunk_list)
         for file in self._home.walk(_MANIFESTS):
             if match := _MANIFEST.fullmatch(file.name):
-                yield _stored(file, match[1], match[2], is_manifest=True)
+                digest, generation = Digest(f"sha256:{match[1]}"), int(match[2] or 0)
+                yield StoredBlob(digest, generation, True, file.size_bytes, file.modified)
 
     def leftovers(self) -> Iterator[StoredFile]:
         """The files of writers that were killed more than a day ago; nobody reads them, and they can be removed."""
         limit = dt.datetime.now(dt.UTC) - _LEFT_AFTER
-        for folder in (_BLOBS, _MANIFESTS, "leases"):
+        for folder in (BLOBS_FOLDER, _MANIFESTS, "leases"):
             for file in self._home.walk(folder):
                 if re.fullmatch(TEMPORARY, file.name.rsplit("/", 1)[-1]) and file.modified < limit:
                     yield file
 
-    def remove(self, digest: Digest, generation: int, is_manifest: bool) -> None:
+    def remove(self, stored: StoredBlob) -> None:
         """Delete one generation of a blob or manifest from the home; one that is missing is fine.
 
         Raises:
             StorageError: it can't be deleted.
         """
-        name = _manifest_name if is_manifest else _blob_name
-        self._home.remove(name(digest, generation))
+        if stored.is_manifest:
+            self._home.remove(_manifest_name(stored.digest, stored.generation))
+        else:
+            self._home.remove(BlobFile(stored.digest, stored.generation, stored.is_chunk_list).name)
 
     def check(self, digest: Digest, size_bytes: int | None = None, *, is_manifest: bool = False) -> str | None:
         """Read and hash the current generation of a blob or manifest in the home.
@@ -297,16 +310,12 @@ class ContentStore:
         Raises:
             StorageError: the home can't be read.
         """
-        hasher, found = hashlib.sha256(), 0
+        if not is_manifest:
+            return self.blobs.check(digest, size_bytes)
         try:
-            for piece in self._home.stream(self._manifest(digest) if is_manifest else self._blob(digest)):
-                hasher.update(piece)
-                found += len(piece)
+            return defect(self._home.stream(self._manifest(digest)), digest, size_bytes) or None
         except FileNotFoundError:
             return "missing"
-        if size_bytes is not None and found < size_bytes:
-            return f"truncated: {found} of {size_bytes} bytes are there"
-        return None if hasher.hexdigest() == digest.hex else f"changed: its digest is sha256:{hasher.hexdigest()}"
 
     @contextlib.contextmanager
     def _download(self, digest: Digest, still_wanted: Callable[[], None] | None) -> Iterator[tuple[Manifest, Source]]:
@@ -317,11 +326,11 @@ class ContentStore:
 
     def _pieces(self, entry: FileEntry, start: int, renew: Callable[[], None]) -> Iterator[bytes]:
         try:
-            for piece in self._home.stream(self._blob(entry.digest), start):
+            for piece in self.blobs.stream(entry.digest, start):
                 renew()
                 yield piece
-        except FileNotFoundError:
-            raise IntegrityError(f"The blob {entry.digest} ({entry.path}) is missing from {self._home.uri}.") from None
+        except IntegrityError as error:
+            raise IntegrityError(f"{entry.path}: {error.message}") from None
 
     def _places(self) -> dict[Digest, str]:
         """Return the places that versions in the cache come from: a download's source, else the home."""
@@ -329,6 +338,14 @@ class ContentStore:
         if not self._home.is_local:
             return kinds
         return dict.fromkeys((one.digest for one in self.cached()), "local") | kinds
+
+    def _compress_cold(self) -> None:
+        """Compress what was not used for the time that is set."""
+        if self._compress_after is not None:
+            try:
+                self._cache.compress(self._compress_after.total_seconds())
+            except StorageError as error:  # the files are there all the same
+                logger.warning("%s", error)
 
     def _keep_limit(self) -> None:
         """Cut the cache down to its limit, as far as that goes."""
@@ -338,27 +355,18 @@ class ContentStore:
             except StorageError as error:  # the files are there all the same
                 logger.warning("%s", error)
 
-    def _has(self, entry: FileEntry) -> bool:
-        """Return True if a file's blob is in the home, complete."""
-        if self._home.is_local:
-            return self.check(entry.digest, entry.size_bytes) is None
-        return self.size(entry.digest) == entry.size_bytes
-
     def _write(self, name: str, data: bytes) -> None:
         if self._home.read_many([name])[0] != data:
             self._home.write(name, data)
 
-    def _read(self, name: str, digest: Digest, what: str) -> bytes:
+    def _read(self, name: str, digest: Digest) -> bytes:
         try:
             data = self._home.read(name)
         except FileNotFoundError:
-            raise IntegrityError(f"The {what} {digest} is missing from {self._home.uri}.") from None
+            raise IntegrityError(f"The manifest {digest} is missing from {self._home.uri}.") from None
         if Digest.of(data) != digest:
-            raise IntegrityError(f"The {what} {digest} in {self._home.uri} was changed: its digest is another.")
+            raise IntegrityError(f"The manifest {digest} in {self._home.uri} was changed: its digest is another.")
         return data
-
-    def _blob(self, digest: Digest) -> str:
-        return _blob_name(digest, self._generation(digest))
 
     def _manifest(self, digest: Digest) -> str:
         return _manifest_name(digest, self._generation(digest))
@@ -379,23 +387,5 @@ def _check_finite(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _blob_name(digest: Digest, generation: int) -> str:
-    return f"{_BLOBS}/{digest.hex[:2]}/{digest.hex}{f'.{generation}' if generation else ''}"
-
-
 def _manifest_name(digest: Digest, generation: int) -> str:
     return f"{_MANIFESTS}/{digest.hex}{f'.{generation}' if generation else ''}.json"
-
-
-def _stored(file: StoredFile, digits: str, generation: str | None, *, is_manifest: bool) -> StoredBlob:
-    return StoredBlob(Digest(f"sha256:{digits}"), int(generation or 0), is_manifest, file.size_bytes, file.modified)
-
-
-def _cache_limit() -> int | None:
-    text = os.environ.get("LLAMAFARM_CACHE_MAX")
-    if not text:
-        return None
-    try:
-        return MemorySize.parse(text).num_bytes
-    except ValueError as error:
-        raise InputError(f"LLAMAFARM_CACHE_MAX is {text!r}: it {error}.", hint="Write it like 20GB or 20Gi.") from None

@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,11 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage import local
 from llamafarm_ray.storage.failures import as_storage_errors, store_code
 from llamafarm_ray.storage.opening import open_uri
+from llamafarm_ray.storage.ranges import Part, fetch_parts, read_part
 from llamafarm_ray.types import Digest
 
-__all__ = ["PIECE_BYTES", "Location", "StoredFile"]
+__all__ = ["Location", "StoredFile"]
 
-PIECE_BYTES = 256 * 1024
-"""Bytes that are read, hashed and written at once: they stay in a processor's cache; 1 MiB took twice as long."""
-_RANGE_BYTES = 8 * 1024 * 1024
-"""Bytes of one request to an object store."""
-_RANGES_AT_ONCE = 4
 _PART_BYTES = 32 * 1024 * 1024
 """Smaller files are sent to an object store in one request."""
 _MAX_PARTS = 9_000
@@ -131,7 +128,7 @@ class Location:
         return None
 
     def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a file from the offset ``start`` on, in pieces of at most :data:`PIECE_BYTES`.
+        """The bytes of a file from the offset ``start`` on, in pieces of at most :data:`.PIECE_BYTES`.
 
         Raises:
             FileNotFoundError: there is none of that name.
@@ -140,12 +137,30 @@ class Location:
         path = self._path(name)
         with as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)):
             if self.is_local:
-                with Path(path).open("rb", buffering=0) as file:
-                    file.seek(start)
-                    while piece := file.read(PIECE_BYTES):
-                        yield piece
+                yield from read_part(Path(path), start, sys.maxsize)
             else:
-                yield from self._stream_remote(path, start)
+                info = self._fs.info(path)
+                if info["type"] != "file":
+                    raise FileNotFoundError(path)
+                yield from fetch_parts(self._fs, [(path, start, int(info["size"]))])
+
+    def stream_parts(self, parts: Sequence[Part]) -> Iterator[bytes]:
+        """The bytes of parts of files, one part after another, in pieces of at most :data:`.PIECE_BYTES`.
+
+        Args:
+            parts: name of each part's file, and the offsets where the part begins and ends.
+
+        Raises:
+            FileNotFoundError: one of the files is missing.
+            StorageError: one can't be read.
+        """
+        with as_storage_errors(f"{self.uri} can't be read", (FileNotFoundError,)):
+            paths = [(self._path(name), begin, end) for name, begin, end in parts]
+            if self.is_local:
+                for path, begin, end in paths:
+                    yield from read_part(Path(path), begin, end)
+            else:
+                yield from fetch_parts(self._fs, paths)
 
     def read_range(self, name: str, begin: int, end: int) -> bytes:
         """The bytes of a file from ``begin`` up to ``end``, fewer where it is shorter.
@@ -241,29 +256,32 @@ class Location:
         with as_storage_errors(f"{self.uri}/{name} can't be written"), self._writing(name, len(data)) as write:
             write(data)
 
-    def upload(self, source: Path, name: str, digest: Digest | None = None) -> None:
+    def upload(
+        self, source: Path, name: str, digest: Digest | None = None, *, part: tuple[int, int] | None = None
+    ) -> None:
         """Copy a local file to ``name``, whole or not at all; an existing one is replaced.
 
         Args:
             source: the file.
             name: name of the new file.
             digest: required digest of its bytes; they are hashed while they are copied.
+            part: offsets where the bytes to copy begin and end; by default all are copied.
 
         Raises:
             InputError: the bytes have another digest; nothing was stored.
             StorageError: it can't be read or written.
         """
         hasher = hashlib.sha256()
-        with (
-            as_storage_errors(f"{source} can't be copied to {self.uri}/{name}"),
-            source.open("rb") as file,
-            self._writing(name, source.stat().st_size) as write,
-        ):
-            while piece := file.read(PIECE_BYTES):
-                hasher.update(piece)
-                write(piece)
-            if digest is not None and hasher.hexdigest() != digest.hex:
-                raise InputError(f"{source} changed while it was read.", hint="Let what writes to it end, then retry.")
+        with as_storage_errors(f"{source} can't be copied to {self.uri}/{name}"):
+            begin, end = part or (0, source.stat().st_size)
+            with self._writing(name, end - begin) as write:
+                for piece in read_part(source, begin, end):
+                    hasher.update(piece)
+                    write(piece)
+                if digest is not None and hasher.hexdigest() != digest.hex:
+                    raise InputError(
+                        f"{source} changed while it was read.", hint="Let what writes to it end, then retry."
+                    )
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to the local path ``target``.
@@ -286,20 +304,6 @@ class Location:
             as_storage_errors(f"{self.uri}/{name} can't be deleted", (FileNotFoundError,)),
         ):
             self._fs.rm_file(self._path(name))
-
-    def _stream_remote(self, path: str, start: int) -> Iterator[bytes]:
-        """Ranges of an object, a few at a time."""
-        info = self._fs.info(path)
-        if info["type"] != "file":
-            raise FileNotFoundError(path)
-        size = int(info["size"])
-        for first in range(start, size, _RANGES_AT_ONCE * _RANGE_BYTES):
-            begins = list(range(first, min(size, first + _RANGES_AT_ONCE * _RANGE_BYTES), _RANGE_BYTES))
-            ends = [min(size, begin + _RANGE_BYTES) for begin in begins]
-            for data in self._fs.cat_ranges([path] * len(begins), begins, ends, on_error="return"):
-                if isinstance(data, Exception):
-                    raise data
-                yield from (data[offset : offset + PIECE_BYTES] for offset in range(0, len(data), PIECE_BYTES))
 
     def _walk_local(self, root: str) -> Iterator[StoredFile]:
         for current, _, files in os.walk(root, onerror=_unless_missing):

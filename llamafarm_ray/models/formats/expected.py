@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from llamafarm_ray.models.convert.rope import ROPE_TENSORS
 from llamafarm_ray.models.convert.tensors import gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.formats.comparison import Comparison
+from llamafarm_ray.models.header_check import not_needed, tied_names
 from llamafarm_ray.models.loading import bare_model
 
 if TYPE_CHECKING:
@@ -93,13 +93,11 @@ def _compared_packed(model: PreTrainedModel, found: Shapes) -> Comparison:
     modules = {name[:end] for name in found for end, letter in enumerate(name) if letter == "."}
     missing = {name for name in model.state_dict() if name not in found and name.rpartition(".")[0] not in modules}
     unchecked = "its weights are quantized, so only the names of their modules were"
-    return Comparison(_count(model), tuple(sorted(missing - _tied(model, found))), unchecked=unchecked)
+    return Comparison(_count(model), tuple(sorted(missing - tied_names(model, found))), unchecked=unchecked)
 
 
 def _compared(model: PreTrainedModel, expected: Shapes, found: Shapes) -> Comparison:
-    left_out = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
-    missing = {name for name in expected if name not in found} - _tied(model, found)
-    missing = {name for name in missing if not any(pattern.search(name) for pattern in left_out)}
+    missing = {name for name in expected if name not in found} - tied_names(model, found) - not_needed(model, expected)
     unexpected = [name for name in found if name not in expected and not name.endswith(_BUFFERS)]
     misshapen = [
         f"{name}: {list(found[name])} instead of {list(expected[name])}"
@@ -115,12 +113,3 @@ _BUFFERS = (".masked_bias", ".attn.bias", ".rotary_emb.inv_freq", ".position_ids
 
 def _count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _tied(model: PreTrainedModel, found: Shapes) -> set[str]:
-    """Return names of parameters of which the files have another one that is the same."""
-    model.tie_weights()
-    groups: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
-    return {name for names in groups.values() if any(one in found for one in names) for name in names}

@@ -22,8 +22,8 @@ from llamafarm_ray.errors import InputError, StorageError
 from llamafarm_ray.storage.archive_checks import check_zip, checked_tar, copy_grown
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.failures import NO_SPACE
-from llamafarm_ray.storage.location import PIECE_BYTES
 from llamafarm_ray.storage.paths import path_problem
+from llamafarm_ray.storage.ranges import PIECE_BYTES
 
 __all__ = ["ARCHIVES", "is_archive", "unpack_model", "unpack_tar"]
 

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.storage.location import PIECE_BYTES as READ_BYTES
+from llamafarm_ray.storage.ranges import PIECE_BYTES as READ_BYTES
 
 __all__ = ["git_digest", "wrong_digest"]
 

@@ -145,9 +145,19 @@ class Downloads:
         return record if record is not None and self._cache.has(record.manifest) else None
 
     def folder(self, text: str) -> Path | None:
-        """Return the folder of a download that is here, without a look at its source; another process may evict it."""
+        """Return the folder of a download that is here, without a look at its source; another process may evict it.
+
+        Raises:
+            OSError: it is compressed, and the cache can't be written.
+        """
         record = self.find(text)
-        return self._cache.folder_of(record.manifest) if record is not None else None
+        if record is None:
+            return None
+        if (folder := self._cache.folder_of(record.manifest)) is not None:
+            return folder
+        if folder := self._cache.use(record.manifest):
+            self._cache.release(record.manifest)
+        return folder
 
     def records(self) -> list[DownloadRecord]:
         """Return the records of the downloads that are here, the newest last."""

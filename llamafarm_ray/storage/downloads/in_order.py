@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Container
 
-from llamafarm_ray.storage.location import PIECE_BYTES as READ_BYTES
+from llamafarm_ray.storage.ranges import PIECE_BYTES as READ_BYTES
 from llamafarm_ray.types import Digest
 
 __all__ = ["InOrderDigest"]

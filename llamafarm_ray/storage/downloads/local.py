@@ -15,7 +15,7 @@ from llamafarm_ray.storage.downloads.source import Listing
 from llamafarm_ray.storage.downloads.spelling import model_name
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.web import Web
-from llamafarm_ray.storage.location import PIECE_BYTES
+from llamafarm_ray.storage.ranges import PIECE_BYTES
 from llamafarm_ray.types import Digest
 
 __all__ = ["LocalFile", "LocalSource"]

@@ -17,7 +17,7 @@ from llamafarm_ray.storage.downloads.in_order import InOrderDigest
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
 from llamafarm_ray.storage.downloads.sidecar import Head, Sidecar
 from llamafarm_ray.storage.downloads.web import given_up
-from llamafarm_ray.storage.location import PIECE_BYTES as READ_BYTES
+from llamafarm_ray.storage.ranges import PIECE_BYTES as READ_BYTES
 from llamafarm_ray.types import Digest
 
 __all__ = ["PIECE_BYTES", "ChangedError", "StoppedError", "Transfer"]

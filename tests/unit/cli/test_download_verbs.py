@@ -200,6 +200,38 @@ def test_verify_names_what_was_damaged(llamafarm, hub, folders):
     assert llamafarm.json("models", "cache", "verify")[0]["sound"]
 
 
+def test_unused_models_are_compressed_and_come_back(llamafarm, hub, folders):
+    hub.add("owner/zeros", MODEL | {"model.safetensors": safetensors_bytes(*[0.0] * 40_000)})
+    digest = llamafarm.json("models", "download", "owner/zeros")["manifest"]
+    assert "is in use and stays" in llamafarm.error("models", "cache", "compress", "owner/zeros")["message"]
+    release(digest)
+    assert "Nothing is to compress" in llamafarm.text("models", "cache", "compress")
+    planned = llamafarm.json("models", "cache", "compress", "--older-than", "0s", "--dry-run")
+    assert (planned["compressed"], planned["dry_run"]) == (["hf://owner/zeros"], True)
+    assert 100_000 < planned["freed_bytes"] < 160_088
+    assert "about 160 kB would be" in llamafarm.text("models", "cache", "compress", "owner/zeros", "--dry-run")
+    assert not llamafarm.json("models", "cache", "list")[0]["compressed"]
+    assert "compressed hf://owner/zeros" in llamafarm.text("models", "cache", "compress", "owner/zeros")
+    (row,) = llamafarm.json("models", "cache", "list")
+    assert (row["compressed"], row["in_use"]) == (True, False)
+    assert row["frees_bytes"] < 10_000 < row["size_bytes"]
+    assert "compressed" in llamafarm.text("models", "cache", "list")
+    assert "is right" in llamafarm.text("models", "cache", "verify")
+    record = llamafarm.json("models", "download", "owner/zeros")
+    assert record["was_here"]
+    assert names(folders / record["folder"]) == sorted(MODEL)
+    assert not llamafarm.json("models", "cache", "list")[0]["compressed"]
+
+
+def test_a_time_in_the_environment_compresses_what_was_not_used_for_it(llamafarm, hub, monkeypatch):
+    hub.add("owner/zeros", MODEL | {"model.safetensors": safetensors_bytes(*[0.0] * 40_000)})
+    release(llamafarm.json("models", "download", "owner/zeros")["manifest"])
+    monkeypatch.setenv("LLAMAFARM_CACHE_COMPRESS_AFTER", "0s")
+    release(llamafarm.json("models", "download", "owner/tiny")["manifest"])
+    rows = {row["sources"][0]: row["compressed"] for row in llamafarm.json("models", "cache", "list")}
+    assert rows == {"hf://owner/zeros": True, "hf://owner/tiny": False}
+
+
 def test_a_limit_in_the_environment_holds_for_downloads(llamafarm, hub, monkeypatch):
     release(llamafarm.json("models", "download", "owner/tiny")["manifest"])
     monkeypatch.setenv("LLAMAFARM_CACHE_MAX", "1")

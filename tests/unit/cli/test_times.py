@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from llamafarm_ray.cli.options import duration, expiry, moment
+from llamafarm_ray.cli.options import expiry, moment
 from llamafarm_ray.cli.terminal import ago, local_time, number, size
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import duration
 
 NOW = dt.datetime(2026, 11, 17, 12, tzinfo=dt.UTC)
 

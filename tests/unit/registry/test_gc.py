@@ -1,11 +1,13 @@
 """Garbage collection deletes what nothing refers to, and nothing else, whoever else is at work."""
 
 import datetime as dt
+import json
 import os
+import struct
 from pathlib import Path
 
 import pytest
-from collector import NOW, run, stored
+from collector import NOW, late, registry_of, run, stored
 from signing_key import make_key
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
@@ -15,6 +17,7 @@ from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import VersionRetired
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.storage import Location, blobs, chunks
 from llamafarm_ray.types import Digest, ModelKind
 
 
@@ -149,3 +152,86 @@ def test_a_deployed_adapter_stays(registry, bot):
     CommitLog(registry.home).append(registry.head, [change])
     found = run(registry, purge_retired_after=NOW)
     assert (found.purged, found.blobs, found.manifests) == ((), 0, 0)
+
+
+@pytest.fixture
+def whole_models(tmp_path, monkeypatch):
+    """Registers whole models of two tensors in chunks: ``whole_models(b"a", b"b")`` has two chunks and a header."""
+    monkeypatch.setattr(blobs, "SMALLEST_FILE_BYTES", 1)
+    monkeypatch.setattr(chunks, "_SMALLEST_CHUNK_BYTES", 100)
+
+    def make(registry, *tensors):
+        made = tmp_path / b"-".join(tensors).decode()
+        made.mkdir(exist_ok=True)
+        size = 4 * 100
+        header = {
+            str(number): {"dtype": "U8", "shape": [size], "data_offsets": [number * size, number * size + size]}
+            for number in range(len(tensors))
+        }
+        text = json.dumps(header).encode()
+        data = b"".join(one * size for one in tensors)
+        (made / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        return registry.register(made, name="whole", kind=ModelKind.MERGED)
+
+    return make
+
+
+def chunk(letter):
+    return Digest.of(letter * 400)
+
+
+def test_chunks_stay_as_long_as_a_version_has_them(registry, whole_models):
+    first, second = whole_models(registry, b"a", b"b"), whole_models(registry, b"a", b"c")
+    assert run(registry).blobs == 0
+    registry.retire(second.ref)
+    assert run(registry, purge_retired_after=NOW).blobs == 2  # a list of chunks and one tensor
+    kept = {digest for digest, _ in stored(registry)}
+    assert {chunk(b"a"), chunk(b"b")} <= kept
+    assert chunk(b"c") not in kept
+    assert verify(registry.home).problems == ()
+    assert registry.pull(first.ref)
+
+
+def test_a_killed_upload_s_chunks_go(registry, whole_models, monkeypatch):
+    def killed(_home, name, _data):
+        assert name.endswith(".chunks")  # the list comes after the chunks
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            whole_models(registry, b"a", b"b")
+    assert {chunk(b"a"), chunk(b"b")} <= {digest for digest, _ in stored(registry)}
+    run(registry)
+    assert stored(registry) == set()
+
+
+def test_chunks_that_were_condemned_are_published_again(registry, whole_models, monkeypatch):
+    """A version shares a chunk that nobody refers to yet, and that a collector gives up before it is registered."""
+    first = whole_models(registry, b"a", b"b")
+    registry.retire(first.ref)
+    for path in registry_files(registry):
+        os.utime(path, (0, 0))
+
+    def collector():
+        grace = dt.timedelta(hours=1)  # the second version's other files are too young to go
+        run(registry_of(registry), grace=grace, purge_retired_after=NOW)
+        registry.refresh()
+
+    late(registry, monkeypatch, collector)
+    second = whole_models(registry, b"a", b"c")
+    assert (chunk(b"a"), 1) in stored(registry)
+    assert registry.pull(second.ref)
+    assert run(registry).blobs == 0
+    assert verify(registry.home).problems == ()
+
+
+def test_with_a_damaged_list_of_chunks_nothing_is_deleted(registry, whole_models):
+    whole_models(registry, b"a", b"b")
+    (path,) = [path for path in registry_files(registry) if path.suffix == ".chunks"]
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    before = stored(registry)
+    with pytest.raises(IntegrityError, match="list of chunks"):
+        run(registry)
+    assert stored(registry) == before
+    assert len(verify(registry.home).problems) == 1

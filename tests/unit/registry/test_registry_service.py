@@ -162,7 +162,7 @@ def test_a_manifest_that_nobody_stored_is_refused_and_nothing_is_committed(regis
 
 def test_a_manifest_whose_file_is_not_stored_is_refused(registry):
     store_note(registry.content, "x")
-    registry.content.remove(Digest.of(b"x"), 0, is_manifest=False)
+    registry.home.remove(registry.content.blobs.name(Digest.of(b"x")))
     with pytest.raises(InputError, match=r"its file sha256:.* is not stored"):
         registry.submit(next_version("bot"))
 

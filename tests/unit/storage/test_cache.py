@@ -12,16 +12,15 @@ from process_tools import barrier, child
 from stored_files import cached_blob, files
 
 from llamafarm_ray.errors import IntegrityError, StorageError
-from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.storage import ContentStore, Location, ranges
 from llamafarm_ray.storage import blob_cache as blob_cache_module
-from llamafarm_ray.storage import location as location_module
 
 PIECE = 1000
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(location_module, "PIECE_BYTES", PIECE)
+    monkeypatch.setattr(ranges, "PIECE_BYTES", PIECE)
     monkeypatch.setattr(blob_cache_module, "PIECE_BYTES", PIECE)
 
 
@@ -60,7 +59,7 @@ def pull_in_process(uri, cache, digest, log, gate):
 
 
 def pull_and_die(uri, cache, digest, after):
-    location_module.PIECE_BYTES = PIECE
+    ranges.PIECE_BYTES = PIECE
     real = Location.stream
 
     def stream(self, name, start=0):

@@ -10,7 +10,7 @@ import pytest
 from process_tools import pool
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage import Location
+from llamafarm_ray.storage import Location, ranges
 from llamafarm_ray.storage import location as location_module
 from llamafarm_ray.types import Digest
 
@@ -74,8 +74,8 @@ def test_several_are_read_in_the_order_asked_for(location):
 
 @pytest.mark.parametrize("start", [0, 1, 999, 1000, 2500, 3000])
 def test_a_stream_begins_where_it_is_told(location, monkeypatch, start):
-    monkeypatch.setattr(location_module, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(location_module, "_RANGE_BYTES", 400)  # nine of them, four at once
+    monkeypatch.setattr(ranges, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "_RANGE_BYTES", 400)  # nine of them, four at once
     data = bytes(range(250)) * 12
     location.write("x", data)
     pieces = list(location.stream("x", start))

@@ -13,7 +13,8 @@ from tiny_model import make_tiny_model
 import llamafarm_ray
 from llamafarm_ray.config import MethodParameters, parse_config
 from llamafarm_ray.errors import InputError, UserError
-from llamafarm_ray.models.loading import inspect_architecture, load_model
+from llamafarm_ray.models.header_check import check_headers
+from llamafarm_ray.models.loading import bare_model, inspect_architecture, load_model
 from llamafarm_ray.training.methods import Precision, find_method
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import check_inputs
@@ -73,6 +74,46 @@ def test_what_no_part_of_a_model_needs_may_be_missing_or_left_over(tmp_path):
     folder = changed(make_model(tmp_path / "llama"), extra)
     with pytest.raises(InputError, match=r"1 belong to no part of the model: model\.layers\.7"):
         load_model(folder, dtype=torch.float32, task="embedding")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "llama"}, r"are missing: model\.layers\.10\..* have another shape"),  # its sizes are left out
+        ({"model_type": "llama", **SIZES, "num_hidden_layers": 40}, r"\d{3} are missing: model\.layers\.10\."),
+        ({"model_type": "llama", **SIZES, "vocab_size": 10**9}, r"have another shape: lm_head\.weight"),
+    ],
+)
+def test_nothing_is_allocated_for_a_config_that_describes_more_than_the_weights(tmp_path, monkeypatch, config, message):
+    folder = make_model(tmp_path)
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("AutoModel", "AutoModelForCausalLM"):
+        monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda *_, **__: pytest.fail("it allocates"))
+    for task in ("causal-lm", "embedding"):
+        with pytest.raises(InputError, match=message if task == "causal-lm" else "that its config.json describes"):
+            load_model(folder, dtype=torch.float32, task=task)
+
+
+def test_tensors_that_transformers_renames_are_not_missing(tmp_path):
+    renamed = lambda tensors: {  # noqa: E731
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in tensors.items()
+    }
+    load_model(changed(make_model(tmp_path, "bert"), renamed), dtype=torch.float32, task="embedding")
+
+
+def test_packed_weights_are_held_against_the_modules(tmp_path):
+    def packed(tensors):
+        return {
+            name.replace("proj.weight", "proj.weight_packed"): tensor[:1].clone() if "proj" in name else tensor
+            for name, tensor in tensors.items()
+        }
+
+    folder = changed(make_model(tmp_path), packed)
+    check_headers(bare_model(folder), folder, is_packed=True, without_head=False)
+    changed(folder, lambda tensors: tensors, num_hidden_layers=30)
+    with pytest.raises(InputError, match=r"\d{3} are missing: model\.layers\.10\.[^;]*$"):
+        check_headers(bare_model(folder), folder, is_packed=True, without_head=False)
 
 
 def bart(folder):

@@ -161,7 +161,7 @@ def test_collected_garbage_holds_no_evaluation_set_and_verify_sees_a_damaged_one
     assert verify(registry.home).problems == ()
     assert open_set(registry, "mill").questions.is_file()
     (entry,) = registry.content.manifest(Digest(stored.manifest)).files
-    registry.home.remove(registry.content._blob(entry.digest))
+    registry.home.remove(registry.content.blobs.name(entry.digest))
     assert any("dataset mill@" in problem for problem in verify(registry.home).problems)
 
 
