@@ -112,7 +112,7 @@ def test_files_that_the_given_key_did_not_sign_are_refused(llamafarm, hub, folde
     files = {**MODEL, "model.sig": made.bundle, **changed}
     hub.add("owner/signed", {name: data for name, data in files.items() if data is not None})
     asked = ["models", "download", "owner/signed", "--verify-signature", str(key), "--output", "mine"]
-    assert told in llamafarm.error(*asked, "--name", "signed")["message"]
+    assert told in llamafarm.error(*asked, "--name", "signed", status=1)["message"]
     assert not (folders / "mine").exists()
     assert llamafarm.json("models", "list") == []
 
@@ -123,7 +123,7 @@ def test_another_key_and_no_key_are_refused(llamafarm, hub, folders, signed, tmp
     assert other.public_key != made.public_key
     (tmp_path / "other-public.pem").write_text(other.public_key)
     asked = ["models", "download", "owner/signed", "--verify-signature"]
-    assert "not good" in llamafarm.error(*asked, str(tmp_path / "other-public.pem"))["message"]
+    assert "not good" in llamafarm.error(*asked, str(tmp_path / "other-public.pem"), status=1)["message"]
     hub.asked.clear()
     assert "can't be read" in llamafarm.error(*asked, str(tmp_path / "nothing.pem"))["message"]
     assert hub.asked == []
