@@ -121,7 +121,8 @@ def check_signature(folder: Path, record: DownloadRecord, public_key: str) -> Di
     signature = folder / SIGNATURE_NAME
     if not signature.is_file():
         raise IntegrityError(
-            f"{record.source} has no signature {SIGNATURE_NAME}.", hint="Leave --verify-signature out."
+            f"{record.source} has no signature {SIGNATURE_NAME}.",
+            hint="Ask the publisher for one, or leave --verify-signature out.",
         )
     signed = signed_files(signature.read_bytes(), public_key)
     digests = {file.path: file.digest for file in record.files if file.path != SIGNATURE_NAME}
