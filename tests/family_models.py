@@ -19,6 +19,13 @@ FAMILIES = (
     "phi3",
     "phi3, long positions",
     "gpt2",
+    "olmo2",
+    "granite",
+    "smollm3",
+    "cohere",
+    "stablelm",
+    "stablelm, parallel",
+    "phi",
 )
 LLAMA3 = {
     "rope_type": "llama3",
@@ -28,6 +35,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+WHOLE_HEADS = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -76,6 +84,25 @@ def family_config(family, vocab_size=420, **changed):
             hf.Phi3Config,
             {**common, "rope_parameters": LONG, "original_max_position_embeddings": 128},
         ),
+        "olmo2": (hf.Olmo2Config, common),
+        "granite": (
+            hf.GraniteConfig,
+            {
+                **common,
+                "attention_multiplier": 0.2,
+                "embedding_multiplier": 3,
+                "residual_multiplier": 0.5,
+                "logits_scaling": 2,
+            },
+        ),
+        "smollm3": (hf.SmolLM3Config, {**common, "num_hidden_layers": 5}),
+        "cohere": (hf.CohereConfig, {**common, "logit_scale": 0.25}),
+        "stablelm": (hf.StableLmConfig, {**common, "use_qkv_bias": True}),
+        "stablelm, parallel": (
+            hf.StableLmConfig,
+            {**common, "use_parallel_residual": True, "rope_parameters": WHOLE_HEADS},
+        ),
+        "phi": (hf.PhiConfig, common),
         "gpt2": (hf.GPT2Config, {**small, "bos_token_id": 0, "eos_token_id": 1}),
     }
     kind, values = kinds[family]

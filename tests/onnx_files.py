@@ -10,35 +10,31 @@ from pathlib import Path
 def export_decoder(base: Path, folder: Path, *, with_past: bool = True) -> Path:
     """Write a causal language model's ONNX file, its configuration and its tokenizer into ``folder``."""
     import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers import AutoModelForCausalLM
+
+    from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, export_onnx
 
     model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="eager").eval()
-    config = model.config
-    num_layers, heads, width = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+    if with_past:
+        folder.mkdir(parents=True, exist_ok=True)
+        export_onnx(model, folder)
+        (folder / LAYERS_NAME).unlink()
+        return _with_files(base, folder)
 
     class Decoder(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids, attention_mask, position_ids, past=()):
-            cache = DynamicCache(config=config)
-            for layer, pair in enumerate(past):
-                cache.update(*pair, layer)
-            out = self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache)
-            kept = [kept for layer in cache.layers for kept in (layer.keys, layer.values)] if with_past else []
-            return (out.logits, *kept)
+        def forward(self, input_ids, attention_mask, position_ids):
+            return self.model(
+                input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            ).logits
 
-    places = [f"{layer}.{kind}" for layer in range(num_layers) for kind in ("key", "value")] if with_past else []
-    num_past, dynamic = 3 if with_past else 0, torch.export.Dim.DYNAMIC
-    inputs = [torch.tensor([[5, 6]]), torch.ones(1, num_past + 2).long(), torch.tensor([[num_past, num_past + 1]])]
-    sizes: list[object] = [{1: dynamic}, {1: dynamic}, {1: dynamic}]
-    if with_past:
-        shape = (1, heads, num_past, width)
-        inputs.append([(torch.randn(shape), torch.randn(shape)) for _ in range(num_layers)])
-        sizes.append([({2: dynamic}, {2: dynamic}) for _ in range(num_layers)])
-    names = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{place}" for place in places)]
-    _export(Decoder(), inputs, sizes, names, ["logits", *(f"present.{place}" for place in places)], folder)
+    dynamic = torch.export.Dim.DYNAMIC
+    inputs = [torch.tensor([[5, 6]]), torch.ones(1, 2).long(), torch.tensor([[0, 1]])]
+    names = ["input_ids", "attention_mask", "position_ids"]
+    _export(Decoder(), inputs, [{1: dynamic}] * 3, names, ["logits"], folder)
     return _with_files(base, folder)
 
 

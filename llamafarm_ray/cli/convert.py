@@ -21,15 +21,20 @@ def command(
         str, typer.Argument(help="Folder, GGUF file, wheel or zip file with one model, adapter, or registered name.")
     ],
     output: Output,
-    to: Annotated[str, typer.Option("--to", help="Format: safetensors or gguf.")],
+    to: Annotated[str, typer.Option("--to", help="Format: safetensors, gguf or onnx.")],
     precision: Annotated[
         str,
         typer.Option(
             "--precision",
-            help="Format of the weights: fp32, bf16 or fp16; for gguf also q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, "
-            "q4_k_s, q4_0, q3_k_m. auto: the source's own, bf16 if that is quantized.",
+            help="Format of the weights: fp32, bf16 (not for onnx) or fp16; for gguf also q8_0, q6_k, q5_k_m, "
+            "q5_k_s, q4_k_m, q4_k_s, q4_0, q3_k_m. auto: the source's own, bf16 if that is quantized; for onnx fp32 "
+            "unless the source is in fp16.",
         ),
     ] = "auto",
+    convert_pickle: Annotated[
+        bool,
+        typer.Option("--convert-pickle", help="Read a folder's pickled weights (.bin, .pt), in a process with limits."),
+    ] = False,
     base_model: AdapterBase = None,
     register: RegisterOrName = None,
     overwrite: Overwrite = False,
@@ -51,6 +56,7 @@ def command(
             to=to,
             precision=precision,
             base_model=base_model,
+            convert_pickle=convert_pickle,
             overwrite=overwrite,
             on_stage=progress,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +37,12 @@ def command(
     ] = None,
     output: FilesOutput = None,
     name: Annotated[str | None, typer.Option("--name", help="Register it under this name.")] = None,
+    verify_signature: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify-signature", metavar="KEY.pem", help="Refuse files that this public key did not sign (model.sig)."
+        ),
+    ] = None,
     offline: Offline = False,
     home: Home = None,
     as_json: Json = False,
@@ -55,12 +62,19 @@ def command(
             offline=True if offline else None,
             output=output,
             name=name,
+            public_key=verify_signature,
             report=Report(line, errors.line if not as_json else lambda _: None),
         )
     if as_json:
         version = found.version.ref if found.version else None
         print_json(
-            {"folder": str(found.folder), "was_here": found.was_here, "version": version, **found.record.to_json()}
+            {
+                "folder": str(found.folder),
+                "was_here": found.was_here,
+                "version": version,
+                "signed_by": found.signed_by,
+                **found.record.to_json(),
+            }
         )
         return
     _show(found)
@@ -123,6 +137,8 @@ def _show(found: Downloaded) -> None:
         f"{record.source}{f' at {record.resolved[:19]}' if record.resolved else ''}: {len(record.files)} files, "
         f"{size(record.size_bytes)}, licence {licence}{', already here' if found.was_here else ''}."
     )
+    if found.signed_by is not None:
+        errors.line(f"All files were signed with the key {found.signed_by}.")
     if found.version is not None:
         errors.line(f"Registered {found.version.ref}.")
     say(str(found.folder))

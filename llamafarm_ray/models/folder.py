@@ -60,8 +60,7 @@ def check_base_model(folder: Path) -> None:
         if any(folder.glob("*.bin")):
             raise InputError(
                 f"The base model {str(folder)!r} has its weights in .bin (pickle) files only, which can run code.",
-                hint="Convert them first: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes "
-                "safetensors.",
+                hint=f"Convert them first: `llamafarm models convert {folder} --to safetensors --convert-pickle`.",
             )
         raise InputError(
             f"The base model {str(folder)!r} has no *.safetensors file.", hint="Download it again, weights included."

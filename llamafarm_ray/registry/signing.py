@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.registry.state import RegistryState, VersionRecord
     from llamafarm_ray.storage import ContentStore
 
-__all__ = ["Signature", "check", "check_policies", "key_digest", "sign", "verify"]
+__all__ = ["Signature", "check", "check_policies", "key_digest", "sign", "signed_files", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,31 @@ def verify(folder: Path, bundle: bytes, public_key: str) -> None:
             library.verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, signature)
         except Exception as error:  # noqa: BLE001  (a hostile bundle makes the library raise anything)
             raise IntegrityError(f"The signature is not good: {str(error).splitlines()[0][:200]}.") from None
+
+
+def signed_files(bundle: bytes, public_key: str) -> dict[str, Digest]:
+    """Return the digests that a signature holds, by the path of the file, after checking the signature itself.
+
+    Raises:
+        IntegrityError: it is no signature by that key.
+        UnsupportedError: its digests are not SHA-256 of whole files, or model-signing is not installed.
+    """
+    _library()
+    # The library's public function compares whole folders; of a download some files may have been left out.
+    from model_signing._signing import sign_ec_key, sign_sigstore_pb
+
+    with tempfile.TemporaryDirectory(prefix="llamafarm-") as temporary:
+        signature, key = Path(temporary, "signature"), Path(temporary, "key.pem")
+        signature.write_bytes(bundle)
+        key.write_text(public_key, encoding="utf-8")
+        try:
+            signed = sign_ec_key.Verifier(key).verify(sign_sigstore_pb.Signature.read(signature))
+            found = {str(one.identifier): one.digest for one in signed.resource_descriptors()}
+        except Exception as error:  # noqa: BLE001  (a hostile bundle makes the library raise anything)
+            raise IntegrityError(f"The signature is not good: {str(error).splitlines()[0][:200]}.") from None
+    if odd := sorted({one.algorithm for one in found.values()} - {"sha256"}):
+        raise UnsupportedError(f"The signature holds digests by {odd[0]}; SHA-256 of whole files is compared.")
+    return {name: Digest(f"sha256:{one.digest_hex}") for name, one in found.items()}
 
 
 def check(state: RegistryState, content: ContentStore, command: Sign) -> None:

@@ -30,7 +30,8 @@ def refuse_pickles(path: Path) -> None:
     if PICKLE_SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes) or _holds_pickles(path):
         raise InputError(
             f"{str(path)!r} can hold pickled code, which runs when it is loaded.",
-            hint="Weights are accepted as safetensors, GGUF or ONNX: convert it with transformers' save_pretrained.",
+            hint="Weights are accepted as safetensors, GGUF or ONNX: `llamafarm models convert --convert-pickle` reads "
+            "pickled ones.",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +19,8 @@ from llamafarm_ray.models.loading import bare_model
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.llama_cpp import check_in_llama_cpp, has_llama_cpp
-from llamafarm_ray.workflows.model_source import ModelSource, opened_model
+from llamafarm_ray.workflows.model_source import ModelSource, opened_model, opened_pickle
+from llamafarm_ray.workflows.onnx_runtime import convert_to_onnx
 from llamafarm_ray.workflows.parents import Parent, find_parent, new_folder, write_record
 
 __all__ = ["ADAPTER_NAME", "RECORD_NAME", "ConvertedModel", "convert", "write_conversion"]
@@ -29,7 +31,10 @@ RECORD_NAME = "conversion.json"
 ADAPTER_NAME = "adapter.gguf"
 """The file of a folder that an adapter was converted in."""
 
-_TOOLS = ("torch", "transformers", "gguf", "xllamacpp", "compressed-tensors", "bitsandbytes")
+_TOOLS = (
+    *("torch", "transformers", "gguf", "xllamacpp", "onnx", "onnxscript", "onnxruntime"),
+    *("compressed-tensors", "bitsandbytes"),
+)
 _AUTO = "auto"
 
 
@@ -44,8 +49,8 @@ class ConvertedModel:
         target: the format.
         precision: the format of its weights.
         difference: from the source, by name.
-        base_model: the base model that registration names: the source of a GGUF file, or an adapter's base; empty for
-            an archive, and for results in transformers' layout.
+        base_model: the base model that registration names: the source of a GGUF or ONNX file, or an adapter's base;
+            empty for an archive, and for results in transformers' layout.
         notes: remarks on it.
     """
 
@@ -67,6 +72,7 @@ def convert(
     to: str,
     precision: str = _AUTO,
     base_model: str | None = None,
+    convert_pickle: bool = False,
     overwrite: bool = False,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> ConvertedModel:
@@ -76,9 +82,10 @@ def convert(
         registry: registry for names.
         model: a folder, GGUF file, wheel or zip file, or name; of a model or of an adapter.
         output: the folder to write.
-        to: ``safetensors`` or ``gguf``.
+        to: ``safetensors``, ``gguf`` or ``onnx``.
         precision: of the weights; ``auto`` is the source's own, and bf16 for quantized ones.
         base_model: place of an adapter's base, if not the one in its record.
+        convert_pickle: read a folder's pickled weights, in a process with limits.
         overwrite: replace what is there.
         on_stage: called with the name of a stage, and the share of it that is done.
 
@@ -89,23 +96,19 @@ def convert(
         IntegrityError: the result differs too much from its source.
     """
     target, precision = check_precision(to, precision)
-    is_adapter = _is_adapter(registry, model)
+    is_adapter = not convert_pickle and _is_adapter(registry, model)
     _check_target(output, target, is_adapter=is_adapter)
     if is_adapter:
         parent = find_parent(registry, model, base_model)
         return _convert_adapter(parent, output, precision, overwrite=overwrite)
     if base_model is not None:
         raise InputError("--base-model is for adapters, and this is a model.", hint="Leave it out.")
-    with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
-        made = convert_model(
-            source.path,
-            folder,
-            target=target,
-            precision=precision,
-            name=source.name,
-            documents=source.documents,
-            on_stage=on_stage,
-        )
+    with ExitStack() as stack:
+        folder = stack.enter_context(new_folder(output, overwrite=overwrite))
+        scratch = folder.parent
+        opened = opened_pickle(model, scratch) if convert_pickle else opened_model(registry, model, scratch)
+        source = stack.enter_context(opened)
+        made = _converted(source, folder, target, precision, on_stage)
         notes = []
         if target == "gguf" and has_llama_cpp():
             on_stage("reading it in llama.cpp", 0.0)
@@ -114,8 +117,25 @@ def convert(
             notes.append("llama.cpp is not installed, so the file was read back by transformers alone.")
         difference = asdict(made.difference)
         _write_records(folder, source, made, difference)
-    base = source.reference if target == "gguf" and source.is_kept else ""
+    base = source.reference if target != "safetensors" and source.is_kept else ""
     return ConvertedModel(output, model, source.digest, target, made.precision, difference, base, notes)
+
+
+def _converted(
+    source: ModelSource, folder: Path, target: Target, precision: str, on_stage: Callable[[str, float], None]
+) -> Conversion:
+    documents = source.documents
+    if target == "onnx":
+        return convert_to_onnx(source.path, folder, precision=precision, documents=documents, on_stage=on_stage)
+    return convert_model(
+        source.path,
+        folder,
+        target=target,
+        precision=precision,
+        name=source.name,
+        documents=documents,
+        on_stage=on_stage,
+    )
 
 
 def _check_target(output: Path, target: Target, *, is_adapter: bool) -> None:
@@ -143,6 +163,7 @@ def _is_adapter(registry: RegistryApi, model: str) -> bool:
 def _write_records(folder: Path, source: ModelSource, made: Conversion, difference: dict[str, Any]) -> None:
     facts = {"converted": source.reference, "to": made.target, "precision": made.precision}
     record = {"source": source.reference, "source_digest": source.digest, **facts, "difference": difference}
+    record |= {"pickles": source.pickles} if source.pickles else {}
     write_conversion(folder, RECORD_NAME, record)
     lineage = {"derived_from": [source.digest], "parameters": facts | {"difference": difference}}
     write_record(folder, method="", made_by="convert", lineage=lineage, check=difference)

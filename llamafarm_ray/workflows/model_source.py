@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.models.convert.pickled import pickled_weights, write_safetensors
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.models.formats.archives import is_archive, unpack_model
 from llamafarm_ray.registry import RegistryApi, find_base
 from llamafarm_ray.storage import Manifest
+from llamafarm_ray.storage.manifest import FileEntry, file_digest
 from llamafarm_ray.types import Digest
 
-__all__ = ["ModelSource", "opened_model"]
+__all__ = ["ModelSource", "opened_model", "opened_pickle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class ModelSource:
         digest: of the manifest of its files.
         is_kept: False if its files are gone after the block.
         documents: the folder with its licence and card, where it is a folder of its own.
+        pickles: the files that its weights were read from, where these are pickles.
     """
 
     reference: str
@@ -37,6 +40,7 @@ class ModelSource:
     digest: Digest
     is_kept: bool = True
     documents: Path | None = None
+    pickles: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -73,3 +77,31 @@ def opened_model(registry: RegistryApi, reference: str, scratch: Path) -> Iterat
         base.digest,
         documents=base.folder if base.folder.is_dir() else None,
     )
+
+
+@contextmanager
+def opened_pickle(reference: str, scratch: Path) -> Iterator[ModelSource]:
+    """Convert a folder's pickled weights to safetensors, for the time of a block.
+
+    Args:
+        reference: the folder.
+        scratch: an existing folder, below which the safetensors are written.
+
+    Raises:
+        InputError: it is no such folder, or a pickle is refused; the message has the names that the pickle imports.
+    """
+    folder = Path(reference).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"--convert-pickle reads a folder, and {reference!r} is none.", hint="Give the model's folder."
+        )
+    pickles = pickled_weights(folder)
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    entries = (
+        FileEntry(path.name, path.stat().st_size, file_digest(path), "application/octet-stream") for path in paths
+    )
+    digest = Manifest(tuple(entries)).digest
+    with tempfile.TemporaryDirectory(prefix=".pickled-", dir=scratch) as made:
+        write_safetensors(folder, pickles, Path(made))
+        names = tuple(path.name for path in pickles)
+        yield ModelSource(reference, folder.name, Path(made), digest, is_kept=False, documents=folder, pickles=names)

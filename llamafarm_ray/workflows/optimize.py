@@ -162,7 +162,9 @@ def _quantized(registry: RegistryApi, base: BaseModel, min_quality: float) -> It
         quality = _quality(record)
         if quality is not None and quality >= min_quality:
             scheme = str(facts.parameters.get("scheme") or facts.parameters.get("precision") or "quantized")
-            yield _form(servable_base(record.ref, registry), "float32", scheme=scheme, quality=quality)
+            found = servable_base(record.ref, registry)
+            if weight_formats(found.folder)[:1] != ("onnx",):  # speed is not measured in ONNX Runtime
+                yield _form(found, "float32", scheme=scheme, quality=quality)
 
 
 def _quality(record: VersionRecord) -> float | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
-from pathlib import Path
+
+from llamafarm_ray.storage.process_limits import limit_memory
 
 __all__ = ["main"]
 
 _GRACE_S = 5
-_MEMORY_NOW = Path("/proc/self/statm")
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
             work, arguments = connection.recv()
         except EOFError:
             return
-        _limit_memory(memory_bytes)
+        limit_memory(memory_bytes)
         # A parent that was killed ends nobody: the alarm ends this process, inside a library's loop too.
         _alarm(seconds)
         for result in work(*arguments):
@@ -37,15 +36,6 @@ def main() -> None:
 
 def _alarm(seconds: float) -> None:
     signal.alarm(math.ceil(seconds) + _GRACE_S)
-
-
-def _limit_memory(num_bytes: int) -> None:
-    """Allow so much address space beyond what is in use; only where the system says how much that is."""
-    if _MEMORY_NOW.exists():
-        used = int(_MEMORY_NOW.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = used + num_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

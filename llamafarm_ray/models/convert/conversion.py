@@ -45,15 +45,18 @@ __all__ = [
     "TARGETS",
     "Conversion",
     "Target",
+    "bound_of",
     "check_precision",
     "check_tokens",
     "convert_model",
     "copy_companions",
+    "copy_configuration",
     "read_model",
+    "write_companions",
 ]
 
-Target = Literal["safetensors", "gguf"]
-TARGETS: tuple[Target, ...] = ("safetensors", "gguf")
+Target = Literal["safetensors", "gguf", "onnx"]
+TARGETS: tuple[Target, ...] = ("safetensors", "gguf", "onnx")
 """Formats that a model is converted to."""
 
 GGUF_NAME = "model.gguf"
@@ -65,6 +68,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BOUNDS = {"fp32": Bound(1e-5, 1.001), "bf16": Bound(0.01, 1.01), "fp16": Bound(0.01, 1.01)}
 _GGUF_KINDS = {"fp32": GGMLQuantizationType.F32, "fp16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
 _SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+_PRECISIONS = {"safetensors": tuple(DTYPES), "gguf": tuple(GGUF_PRECISIONS), "onnx": ("fp32", "fp16")}
+_CONFIGURATIONS = ("config.json", "generation_config.json")
 _DOCUMENTS = ("LICENSE*", "NOTICE*", "README.md")
 _CARD_FACTS = ("license", "license_name", "license_link", "tags", "datasets")
 _AUTO = "auto"
@@ -99,17 +104,22 @@ def check_precision(target: str, precision: str) -> tuple[Target, str]:
     chosen = next((known for known in TARGETS if known == target), None)
     if chosen is None:
         raise InputError(f"There is no conversion to {target!r}.", hint=did_you_mean(target, TARGETS))
-    known = DTYPES if chosen == "safetensors" else GGUF_PRECISIONS
+    known = _PRECISIONS[chosen]
     if precision.lower() not in {*known, _AUTO}:
         raise InputError(f"There is no precision {precision!r} of {chosen}.", hint=f"Use {_AUTO}, {', '.join(known)}.")
     return chosen, precision.lower()
+
+
+def bound_of(target: Target, precision: str) -> Bound:
+    """Return the largest difference from the source that is let through."""
+    return gguf_precision(precision).bound if target == "gguf" else _BOUNDS[precision]
 
 
 def convert_model(
     source: Path,
     output: Path,
     *,
-    target: Target,
+    target: Literal["safetensors", "gguf"],
     precision: str = _AUTO,
     name: str = "model",
     documents: Path | None = None,
@@ -151,7 +161,8 @@ def convert_model(
             on_progress=lambda share: on_stage("writing", share),
         )
     else:
-        _write_folder(model, tokenizer, source, output, DTYPES[chosen])
+        _write_weights(model, output, DTYPES[chosen])
+        _write_tokenizer(tokenizer, source, output)
     _write_documents(source, documents, output)
     config = model.config
     del model
@@ -162,8 +173,7 @@ def convert_model(
     after = run_model(model, inputs)
     difference = compare(before, after)
     if bounded:
-        bound = gguf_precision(chosen).bound if target == "gguf" else _BOUNDS[chosen]
-        check_difference(difference, bound, converted=f"The model in {target} at {chosen}")
+        check_difference(difference, bound_of(target, chosen), converted=f"The model in {target} at {chosen}")
     return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
 
 
@@ -194,18 +204,34 @@ def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, 
     return model.eval(), load_tokenizer(source), own
 
 
-def _write_folder(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Path, output: Path, dtype: torch.dtype
-) -> None:
+def _write_weights(model: PreTrainedModel, output: Path, dtype: torch.dtype) -> None:
     model.to(dtype).config.use_cache = True
     if not torch.cuda.is_available():  # else DeepSpeed, which transformers imports to save, tells so on standard output
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model.save_pretrained(str(output))
+
+
+def write_companions(
+    tokenizer: PreTrainedTokenizerBase, source: Path, output: Path, documents: Path | None = None
+) -> None:
+    """Write the files beside a model's weights and configuration: its tokenizer, licence and card.
+
+    Args:
+        tokenizer: the model's.
+        source: a GGUF file, or a folder in transformers' layout.
+        output: an existing folder.
+        documents: the folder of the model's licence and card; by default the source, where it is a folder.
+    """
+    _write_tokenizer(tokenizer, source, output)
+    _write_documents(source, documents, output)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path, output: Path) -> None:
     if source.is_file():
         # Named templates go into tokenizer_config.json, so that the folder stays flat.
         tokenizer.save_pretrained(str(output), save_jinja_files=not isinstance(tokenizer.chat_template, dict))
-        return
-    copy_companions(source, output)
+    else:
+        copy_companions(source, output)
 
 
 def copy_companions(source: Path, output: Path) -> None:
@@ -216,6 +242,13 @@ def copy_companions(source: Path, output: Path) -> None:
     if (source / NAMED_TEMPLATES).is_dir():
         shutil.copytree(source / NAMED_TEMPLATES, output / NAMED_TEMPLATES)
     _copy_documents(source, output)
+
+
+def copy_configuration(source: Path, output: Path) -> None:
+    """Copy a model's configuration, and that of its answers."""
+    for name in _CONFIGURATIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, output / name)
 
 
 def _copy_documents(source: Path, output: Path) -> None:
@@ -241,7 +274,7 @@ def _write_documents(source: Path, documents: Path | None, output: Path) -> None
     kept = {name: said[name] for name in _CARD_FACTS if name in said}
     if "languages" in said:
         kept["language"] = said["languages"]
-    if "license" in kept and any(output.glob("*.safetensors")):
+    if "license" in kept and not any(output.glob("*.gguf")):
         head = yaml.safe_dump(kept, allow_unicode=True, sort_keys=False)
         title = str(said.get("name", source.stem)).replace("\n", " ")
         (output / "README.md").write_text(f"---\n{head}---\n# {title}\n", encoding="utf-8")

@@ -26,6 +26,12 @@ _DECODER = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+_LAYER_NORMS = {
+    **{fact: name for fact, name in _DECODER.items() if fact != "attention.layer_norm_rms_epsilon"},
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+}
+"""Likewise of families whose norms subtract the mean."""
+
 _HEADS = {"attention.key_length": "head_dim"}
 _GEMMA = {**_DECODER, **_HEADS, "attention.sliding_window": "sliding_window"}
 _GEMMA_FIXED = {
@@ -52,6 +58,8 @@ class Family:
         norm_offset: number added to the weights of norms, which transformers adds in the forward pass.
         permutes: True if query and key rows are in another order, for rotating pairs of neighbors.
         transposed: endings of the names of weights that transformers holds transposed.
+        biases: attributes that say whether there are biases, and a tensor of GGUF that is there if so.
+        is_rotary: True if positions turn queries and keys.
     """
 
     architecture: str
@@ -63,6 +71,8 @@ class Family:
     norm_offset: float = 0.0
     permutes: bool = False
     transposed: tuple[str, ...] = ()
+    biases: Mapping[str, str] = field(default_factory=dict)
+    is_rotary: bool = True
 
     def check(self, config: PreTrainedConfig) -> None:
         """Check that the format can say everything that a configuration does.
@@ -94,6 +104,11 @@ def _layer_types(period: int) -> Callable[[PreTrainedConfig], list[str]]:
     return pattern
 
 
+def _rotated_layers(config: PreTrainedConfig) -> list[int]:
+    """Return 1 for each layer with positions; every fourth of SmolLM3's has none."""
+    return [int(layer % 4 != 0) for layer in range(1, config.num_hidden_layers + 1)]
+
+
 def _attention_scale(config: PreTrainedConfig) -> int:
     family = str(config.model_type).partition("_")[0]
     if config.num_hidden_layers == _LARGEST_GEMMA_LAYERS[family]:
@@ -103,7 +118,12 @@ def _attention_scale(config: PreTrainedConfig) -> int:
 
 FAMILIES = (
     Family(
-        "llama", ("llama", "mistral"), {**_DECODER, **_HEADS}, fixed={"hidden_act": ("silu", "swish")}, permutes=True
+        "llama",
+        ("llama", "mistral"),
+        {**_DECODER, **_HEADS},
+        fixed={"hidden_act": ("silu", "swish")},
+        permutes=True,
+        biases={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"},
     ),
     Family("qwen2", ("qwen2",), fixed={"hidden_act": "silu", "use_sliding_window": False}),
     Family(
@@ -152,6 +172,51 @@ FAMILIES = (
             "add_cross_attention": False,
         },
         transposed=("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"),
+        is_rotary=False,
+    ),
+    Family("olmo2", ("olmo2",), fixed={"hidden_act": "silu", "attention_bias": False}),
+    Family(
+        "granite",
+        ("granite",),
+        {
+            **_DECODER,
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+        permutes=True,
+    ),
+    Family(
+        "smollm3",
+        ("smollm3",),
+        fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
+        derived={"no_rope_layers": _rotated_layers},
+        permutes=True,
+    ),
+    Family(
+        "command-r",
+        ("cohere",),
+        {**_LAYER_NORMS, "logit_scale": "logit_scale"},
+        fixed={"hidden_act": "silu", "attention_bias": False, "use_qk_norm": False, "tie_word_embeddings": True},
+    ),
+    Family(
+        "stablelm",
+        ("stablelm",),
+        {**_LAYER_NORMS, "use_parallel_residual": "use_parallel_residual"},
+        fixed={"hidden_act": "silu", "qk_layernorm": False},
+        biases={"use_qkv_bias": "blk.0.attn_q.bias"},
+    ),
+    Family(
+        "phi2",
+        ("phi",),
+        _LAYER_NORMS,
+        fixed={
+            "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),
+            "qk_layernorm": False,
+            "tie_word_embeddings": False,
+        },
     ),
 )
 """All families, in the order in which messages list them."""

@@ -27,6 +27,8 @@ __all__ = ["write_gguf_model"]
 _HEAD = "lm_head.weight"
 _QUANTIZATION_VERSION = 2
 _TOKENIZER = "tokenizer.ggml."
+_FRACTIONS = ("_epsilon", "scale", "softcapping")
+"""Endings of the names of facts that are fractions, also where a configuration has them as whole numbers."""
 
 
 def write_gguf_model(
@@ -83,7 +85,9 @@ def _facts(config: PreTrainedConfig, family: Family) -> dict[str, object]:
     if config.model_type == "mistral" and config.sliding_window:  # llama.cpp's attention sees the whole text
         facts["context_length"] = min(facts["context_length"], config.sliding_window)
     facts["vocab_size"] = config.vocab_size
-    return {fact: value for fact, value in facts.items() if value is not None}
+    return {
+        fact: float(value) if fact.endswith(_FRACTIONS) else value for fact, value in facts.items() if value is not None
+    }
 
 
 def _add_tokenizer(writer: GGUFWriter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

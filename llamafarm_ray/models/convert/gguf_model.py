@@ -114,16 +114,14 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
     if _KEY_LENGTH in fields:
         values["head_dim"] = head_dim
     names = header.tensors
-    if family.permutes:  # of all families with biases by choice
-        values["attention_bias"] = "blk.0.attn_q.bias" in names
-        values["mlp_bias"] = "blk.0.ffn_gate.bias" in names
+    values |= {attribute: tensor in names for attribute, tensor in family.biases.items()}
     known = {name: value for name, value in values.items() if value is not None}
     absent = {name: None for name in family.optional.values() if name not in known}
     known |= {f"{name}_token_id": header.facts.get(f"tokenizer.ggml.{fact}_token_id") for name, fact in _IDS.items()}
     if "token_embd.weight" not in names:
         raise InputError(f"{shown!r} has no tensor token_embd.weight.", hint=_HINT)
     known |= {"vocab_size": names["token_embd.weight"][-1], "tie_word_embeddings": "output.weight" not in names}
-    if "attention.layer_norm_rms_epsilon" in fields:  # such families have rotary positions
+    if family.is_rotary:
         factors = {one.name: read(one).numpy() for one in header.entries if one.name in ROPE_TENSORS}
         known |= rope_parameters(header.of_architecture, factors, head_dim, family.architecture)
     try:

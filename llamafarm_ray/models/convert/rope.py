@@ -27,6 +27,9 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 _CLOSE = 1e-3
 
+_PARTIAL = frozenset({"stablelm", "phi2"})
+"""Families of which transformers turns a part of each head unless it is told the share."""
+
 
 def rope_facts(config: PreTrainedConfig) -> tuple[dict[str, object], dict[str, Floats]]:
     """Return the facts (without their architecture's prefix) and the tensors of a configuration's rotary positions.
@@ -82,7 +85,7 @@ def rope_parameters(
             }
         }
     dims = facts("rope.dimension_count") or head_dim
-    if dims != head_dim:
+    if dims != head_dim or architecture in _PARTIAL:
         found["partial_rotary_factor"] = dims / head_dim
     if _FREQS in tensors:
         found |= _llama3_of(tensors[_FREQS], theta, dims)

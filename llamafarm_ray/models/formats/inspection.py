@@ -146,7 +146,7 @@ def _refuse_pickles(files: ModelFiles, shown: str) -> None:
         raise InputError(
             f"{shown!r} has its weights in {name}, a pickle, which can run code when it is loaded. It would import: "
             f"{listed or 'nothing that can be listed'}.",
-            hint="Take the model in safetensors, or save it so on a machine that you can lose.",
+            hint="Take the model in safetensors, or use `llamafarm models convert --to safetensors --convert-pickle`.",
         )
 
 

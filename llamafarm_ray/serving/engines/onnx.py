@@ -27,12 +27,13 @@ from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
 
-__all__ = ["onnx_engine"]
+__all__ = ["layer_outputs", "onnx_decoder", "onnx_engine"]
 
 _PAST = re.compile(r"past_key_values\.(\d+\.\w+)")
 _PLAIN = frozenset({"input_ids", "attention_mask", "position_ids", "token_type_ids"})
 _VECTORS = ("last_hidden_state", "token_embeddings")
 """Names that exporters give to the vectors of a text's tokens."""
+_HIDDEN = "hidden_states."
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _QUIET = 3
 """ONNX Runtime's level of logging that tells errors only."""
@@ -61,6 +62,35 @@ def onnx_engine(
         return _open(version or folder, max_model_len, n_threads)
 
     return InProcessEngine(base_name, load_tokenizer(folder), load)
+
+
+def onnx_decoder(folder: Path) -> CausalModel:
+    """Load a causal language model's ONNX file as the engine does.
+
+    Args:
+        folder: its files: the ONNX file, config.json and the tokenizer.
+
+    Raises:
+        InputError: the file is nothing that ONNX Runtime can load, or gives vectors.
+        UnsupportedError: the model has inputs or outputs that are not known here, or ONNX Runtime is not installed.
+    """
+    model = _open(folder, None, None)
+    if not isinstance(model, _Decoder):
+        raise InputError(f"The model in {str(folder)!r} gives vectors, and writes no text.")
+    return model
+
+
+def layer_outputs(file: Path, tokens: Sequence[int]) -> list[torch.Tensor]:
+    """Return the outputs ``hidden_states.0`` and so on of a file that has them, each of shape (tokens, width).
+
+    Raises:
+        InputError: ONNX Runtime can't load or compute the file.
+        UnsupportedError: the model has inputs or outputs that are not known here, or ONNX Runtime is not installed.
+    """
+    session = _Session(file, None)
+    names = [name for name in session.outputs if name.startswith(_HIDDEN)]
+    cache = _Decoder(session, frozenset(), None).new_cache()
+    return [_tensor(one)[0].float() for one in session.run(names, {**session.texts(tokens), **cache.past})]
 
 
 def _check_tokenizer(version: Path, folder: Path) -> None:

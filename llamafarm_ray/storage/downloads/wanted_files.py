@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.storage.paths import path_problem
 
-__all__ = ["KNOWN_NAMES", "choose_files"]
+__all__ = ["KNOWN_NAMES", "SIGNATURE_NAME", "choose_files"]
 
-_ALWAYS = ("*.json", "*.jinja", "*.model", "*.txt", "README*", "LICENSE*", "NOTICE*", "USE_POLICY*")
+SIGNATURE_NAME = "model.sig"
+"""OpenSSF's signature over a model's files, by its usual name."""
+
+_ALWAYS = ("*.json", "*.jinja", "*.model", "*.txt", "README*", "LICENSE*", "NOTICE*", "USE_POLICY*", SIGNATURE_NAME)
 _WEIGHTS = ("*.safetensors",)
 _GGUF = ("*.gguf",)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
@@ -73,7 +76,8 @@ def _weights(names: Sequence[str], sizes: Mapping[str, int | None], source: str)
     if pickles := sorted(_matching(names, _PICKLES)):
         raise InputError(
             f"{source} has its weights only as {_listed(pickles, sizes)}, which run code when they are loaded.",
-            hint="Use a version of it in safetensors, or convert it on a machine that has nothing to lose.",
+            hint="Use a version of it in safetensors. Of files that you have in a folder, `llamafarm models convert "
+            "--convert-pickle` makes safetensors.",
         )
     others = sorted(_matching(names, ("*.onnx", "*.onnx_data")))
     if others:

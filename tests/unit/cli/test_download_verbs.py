@@ -7,9 +7,11 @@ import re
 import pytest
 from file_server import hub_server
 from model_files import safetensors_bytes
+from signing_key import make_key
 
 from llamafarm_ray.cli.download import TransferLine
 from llamafarm_ray.registry import open_registry
+from llamafarm_ray.registry.signing import key_digest, sign
 from llamafarm_ray.types import Digest
 
 MODEL = {
@@ -71,6 +73,60 @@ def test_what_is_downloaded_and_copied_registers_as_the_same_files(llamafarm, hu
     llamafarm.text("models", "download", "owner/tiny", "--name", "tiny", "--output", "mine")
     made = llamafarm.json("models", "import", "mine", "--name", "copy")
     assert made["manifest"] == llamafarm.json("models", "describe", "tiny")["manifest"]
+
+
+@pytest.fixture
+def signed(hub, tmp_path):
+    """A model whose files, and one that is not downloaded, were signed; the public key."""
+    files = {**MODEL, "picture.png": b"a llama"}
+    for name, data in files.items():
+        (tmp_path / "signed").mkdir(exist_ok=True)
+        (tmp_path / "signed" / name).write_bytes(data)
+    made = sign(tmp_path / "signed", make_key(tmp_path / "key.pem"))
+    (tmp_path / "public.pem").write_text(made.public_key)
+    hub.add("owner/signed", {**files, "model.sig": made.bundle})
+    return made, tmp_path / "public.pem"
+
+
+def test_a_signature_by_the_given_key_is_checked_and_recorded(llamafarm, hub, folders, signed):
+    made, key = signed
+    asked = ["models", "download", "owner/signed", "--verify-signature", str(key), "--output", "mine"]
+    said = llamafarm.json(*asked, "--name", "signed")
+    assert said["signed_by"] == key_digest(made.public_key)
+    assert names(folders / "mine") == sorted([*MODEL, "model.sig", "download.json"])
+    assert json.loads((folders / "mine" / "download.json").read_text())["signed_by"] == said["signed_by"]
+    assert said["signed_by"] in llamafarm.json("models", "describe", "signed")["description"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"config.json": b'{"model_type": "gpt2"}'}, "1 files of hf://owner/signed differ from those that were signed"),
+        ({"chat_template.jinja": b"x"}, "1 files of hf://owner/signed were not signed: chat_template.jinja"),
+        ({"model.sig": b"{}"}, "The signature is not good"),
+        ({"model.sig": None}, "has no signature model.sig"),
+    ],
+)
+def test_files_that_the_given_key_did_not_sign_are_refused(llamafarm, hub, folders, signed, changed, told):
+    made, key = signed
+    files = {**MODEL, "model.sig": made.bundle, **changed}
+    hub.add("owner/signed", {name: data for name, data in files.items() if data is not None})
+    asked = ["models", "download", "owner/signed", "--verify-signature", str(key), "--output", "mine"]
+    assert told in llamafarm.error(*asked, "--name", "signed", status=1)["message"]
+    assert not (folders / "mine").exists()
+    assert llamafarm.json("models", "list") == []
+
+
+def test_another_key_and_no_key_are_refused(llamafarm, hub, folders, signed, tmp_path):
+    made, _ = signed
+    other = sign(tmp_path / "signed", make_key(tmp_path / "other.pem"))
+    assert other.public_key != made.public_key
+    (tmp_path / "other-public.pem").write_text(other.public_key)
+    asked = ["models", "download", "owner/signed", "--verify-signature"]
+    assert "not good" in llamafarm.error(*asked, str(tmp_path / "other-public.pem"), status=1)["message"]
+    hub.asked.clear()
+    assert "can't be read" in llamafarm.error(*asked, str(tmp_path / "nothing.pem"))["message"]
+    assert hub.asked == []
 
 
 def test_offline_downloads_nothing(llamafarm, hub, monkeypatch):

@@ -1,11 +1,14 @@
 """A converted model answers as its source, says what it was made from, and is refused if it would not."""
 
+import asyncio
 import json
+import shutil
 import zipfile
 
 import pytest
 import torch
-from family_models import write_family_model
+from engine_answers import answer, generate, tokens
+from family_models import FAMILIES, write_family_model
 from gguf_files import write_gguf
 from method_models import randomise, trained, wrapped
 from safetensors.torch import load_file
@@ -15,7 +18,8 @@ from tokenizers import normalizers
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError, UnsupportedError
-from llamafarm_ray.models.convert import conversion, measure
+from llamafarm_ray.models.convert import conversion, measure, onnx_file
+from llamafarm_ray.models.convert.onnx_file import export_onnx
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryService
@@ -23,6 +27,7 @@ from llamafarm_ray.registry.lineage import trace
 from llamafarm_ray.storage import Location, Manifest
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows import onnx_runtime
 from llamafarm_ray.workflows.convert import convert
 from llamafarm_ray.workflows.register import Registration, register
 
@@ -94,6 +99,16 @@ def renamed(path, name):
     return path.rename(path.with_name(name))
 
 
+# Of a Qwen2 folder transformers' tokenizer adds a token that the tiny model lacks. llama.cpp takes LongRoPE's long
+# factors for short texts, too, if the context is longer than the original one.
+@pytest.mark.long
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in {"qwen2", "phi3, long positions"}])
+def test_llama_cpp_computes_each_family_as_transformers_does(registry, tmp_path, family):
+    source = write_family_model(tmp_path / "source", family)
+    made = convert(registry, str(source), tmp_path / "out", to="gguf", precision="fp32")
+    assert (made.difference["greedy_agreement"], made.notes) == (1.0, [])
+
+
 def test_what_answers_differently_does_not_appear_and_its_worst_layer_is_named(base, registry, tmp_path, monkeypatch):
     real = conversion.write_gguf_model
 
@@ -160,6 +175,71 @@ def test_licence_card_and_named_templates_go_there_and_back(registry, tmp_path):
     assert (back / "LICENSE").read_text() == "Apache"
 
 
+def test_a_model_in_onnx_answers_in_its_engine_as_its_source(base, registry, tmp_path):
+    from llamafarm_ray.serving.engines.onnx import onnx_engine
+
+    source = register(registry, Registration(base, name="tiny"))
+    made = convert(registry, "tiny", tmp_path / "out", to="onnx")
+    assert (made.precision, made.difference["greedy_agreement"]) == ("fp32", 1.0)
+    names = {path.name for path in made.path.iterdir()}
+    assert {"model.onnx", "model.onnx.data", "config.json", "generation_config.json", "tokenizer.json"} <= names
+    assert not names & {"layers.onnx", "model.safetensors"}
+    engine = onnx_engine("tiny", made.path, n_threads=1)
+    prompt = [5, 40, 77, 300, 12]
+    expected = generate(load_model(base, dtype=torch.float32).eval(), prompt)
+    assert tokens(asyncio.run(answer(engine, "tiny", prompt))) == expected
+    said = json.loads((made.path / "conversion.json").read_text())
+    assert {"onnx", "onnxscript", "onnxruntime"} <= said["tools"].keys()
+    record = register(registry, Registration(made.path, name="tiny-onnx", base_model=made.base_model))
+    assert record.registered.kind is ModelKind.QUANTIZED
+    assert record.registered.derived_from == (source.registered.manifest,)
+
+
+@pytest.mark.long
+def test_a_gguf_file_becomes_onnx_in_half_precision(base, registry, tmp_path):
+    source = convert(registry, str(base), tmp_path / "gguf", to="gguf", precision="fp32").path / "model.gguf"
+    made = convert(registry, str(source), tmp_path / "out", to="onnx", precision="fp16")
+    assert 0 < made.difference["mean_kl"] < 0.01
+    assert (made.path / "model.onnx.data").stat().st_size < 0.6 * (base / "model.safetensors").stat().st_size
+    assert load_tokenizer(made.path).chat_template == load_tokenizer(base).chat_template
+
+
+def test_an_onnx_file_that_answers_differently_does_not_appear(base, registry, tmp_path, monkeypatch):
+    def broken(source, folder, precision):
+        model = load_model(source, dtype=torch.float32)
+        with torch.no_grad():
+            model.model.layers[1].mlp.down_proj.weight.mul_(3)
+        export_onnx(model, folder)
+
+    monkeypatch.setattr(onnx_runtime, "write_onnx_model", broken)
+    with pytest.raises(IntegrityError, match=r"in onnx at fp32 differs too much.*Layer 1 adds most"):
+        convert(registry, str(base), tmp_path / "out", to="onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_conversion_to_onnx_names_the_libraries_that_it_lacks(base, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "_LIBRARIES", ("onnx", "no_such_library"))
+    with pytest.raises(UnsupportedError, match="needs no_such_library") as caught:
+        convert(registry, str(base), tmp_path / "out", to="onnx")
+    assert "llamafarm_ray[onnx]" in caught.value.hint
+
+
+def test_pickled_weights_are_read_where_that_is_asked_for(base, registry, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(base, source)
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    arguments = ["models", "convert", str(source), "--to", "safetensors", "--output", str(tmp_path / "out")]
+    arguments += ["--home", str(tmp_path / "home")]
+    assert run(arguments) != 0
+    assert "pickled code" in capsys.readouterr().err
+    assert run([*arguments, "--convert-pickle"]) == 0
+    assert torch.equal(logits(tmp_path / "out"), logits(base))
+    said = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert said["pickles"] == ["pytorch_model.bin"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_base(registry, tmp_path):
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.evaluation.result import EvaluationResult
@@ -210,10 +290,6 @@ def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path
 
 
 def test_llama_cpp_answers_with_the_converted_adapter_as_peft_does(registry, tmp_path):
-    import asyncio
-
-    from engine_answers import answer, generate, tokens
-
     from llamafarm_ray.models.adapters import load_adapter
     from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
@@ -257,7 +333,8 @@ def test_adapters_that_llama_cpp_does_not_add_are_refused(registry, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"to": "onnx"}, InputError, "no conversion to 'onnx'"),
+        ({"to": "tflite"}, InputError, "no conversion to 'tflite'"),
+        ({"to": "onnx", "precision": "bf16"}, InputError, "no precision 'bf16' of onnx"),
         ({"to": "gguf", "precision": "q4"}, InputError, "no precision 'q4'"),
         ({"to": "safetensors", "precision": "q8_0"}, InputError, "no precision 'q8_0'"),
         ({"to": "gguf", "base_model": "x"}, InputError, "for adapters"),

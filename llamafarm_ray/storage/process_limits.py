@@ -1,0 +1,28 @@
+"""Limits of a process that reads files which nobody vouches for."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+__all__ = ["limit_memory", "lower_limit"]
+
+_MEMORY_NOW = Path("/proc/self/statm")
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Allow so much address space beyond what is in use; only where the system says how much that is."""
+    if _MEMORY_NOW.exists():
+        used = int(_MEMORY_NOW.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        lower_limit(resource.RLIMIT_AS, used + num_bytes)
+
+
+def lower_limit(kind: int, value: int) -> None:
+    """Lower a soft limit of this process to a value, and not above its hard limit.
+
+    Args:
+        kind: one of the ``RLIMIT_`` constants of `resource`.
+        value: the limit.
+    """
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
