@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ __all__ = [
     "Provenance",
     "chat_id",
     "dataset_digest",
+    "digest_line",
+    "digest_of_lines",
     "with_optional",
 ]
 
@@ -298,9 +301,18 @@ def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> Dige
     Args:
         splits: ``train`` and ``validation``, each with rows that have (at least) id, document and document_digest.
     """
-    lines = sorted(
-        f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
-        for split, rows in splits.items()
-        for row in rows
-    )
-    return Digest.of("".join(lines).encode("utf-8", "surrogatepass"))
+    return digest_of_lines(digest_line(split, row) for split, rows in splits.items() for row in rows)
+
+
+def digest_line(split: str, row: Mapping[str, object]) -> bytes:
+    """Return what a row adds to the digest of its dataset; the row has (at least) id, document and document_digest."""
+    line = f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
+    return line.encode("utf-8", "surrogatepass")
+
+
+def digest_of_lines(lines: Iterable[bytes]) -> Digest:
+    """Return the digest of a dataset, of the lines of its rows in any order."""
+    state = hashlib.sha256()
+    for line in sorted(lines):  # in UTF-8 the order of bytes is that of code points
+        state.update(line)
+    return Digest(f"sha256:{state.hexdigest()}")
