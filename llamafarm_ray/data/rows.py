@@ -39,6 +39,7 @@ _OPTIONAL_IN_TURNS = [
     ("tool_calls", pa.string()),
     ("name", pa.string()),
     ("tool_call_id", pa.string()),
+    ("images", pa.list_(pa.string())),
 ]
 _MESSAGES = pa.list_(pa.struct(_TURN))
 
@@ -141,6 +142,7 @@ class Message:
         tool_calls: the calls of an assistant turn as JSON, in OpenAI's form with arguments as an object.
         name: of the tool whose result this is.
         tool_call_id: of the call whose result this is.
+        images: paths or addresses of images, each for a mark in the text: see `llamafarm_ray.data.formats.images`.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -149,26 +151,30 @@ class Message:
     tool_calls: str | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    images: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, turn: Mapping[str, Any]) -> Message:
         """Return the turn of a row of a dataset."""
         named = (turn.get("tool_calls"), turn.get("name"), turn.get("tool_call_id"))
-        return cls(turn["role"], turn["content"], False if turn.get("train") is False else None, *named)
+        train: Literal[False] | None = False if turn.get("train") is False else None
+        return cls(turn["role"], turn["content"], train, *named, images=tuple(turn.get("images") or ()))
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Texts that tell the turn from others, for digests."""
         marks = () if self.train is None else ("not trained",)
         calls = [f"{name}: {value}" for name, value in self._optional() if value]
-        return (self.role, self.content, *marks, *calls)
+        images = ["images", *self.images] if self.images else []
+        return (self.role, self.content, *marks, *calls, *images)
 
     def to_turn(self) -> dict[str, object]:
         """Return the turn as a row of a dataset has it."""
         turn: dict[str, object] = {"role": self.role, "content": self.content}
         if self.train is not None:
             turn["train"] = self.train
-        return {**turn, **{name: value for name, value in self._optional() if value}}
+        images = {"images": list(self.images)} if self.images else {}
+        return {**turn, **{name: value for name, value in self._optional() if value}, **images}
 
     def _optional(self) -> tuple[tuple[str, str | None], ...]:
         return (("tool_calls", self.tool_calls), ("name", self.name), ("tool_call_id", self.tool_call_id))
@@ -258,7 +264,9 @@ class Example:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` returned."""
         values = json.loads(text)
-        values["messages"] = tuple(Message(**message) for message in values["messages"])
+        values["messages"] = tuple(
+            Message(**{**message, "images": tuple(message["images"])}) for message in values["messages"]
+        )
         origin = values["provenance"]
         values["provenance"] = Provenance.of(origin) if origin else None
         return cls(**values)
