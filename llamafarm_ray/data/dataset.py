@@ -157,7 +157,7 @@ def _may_have_images(shard: Path) -> bool:
     schema = pq.read_schema(shard)
     if "messages" not in schema.names:
         return False
-    return schema.field("messages").type.value_type.get_field_index("images") >= 0
+    return bool(schema.field("messages").type.value_type.get_field_index("images") >= 0)
 
 
 def _read(shards: Sequence[Path]) -> ray.data.Dataset:

@@ -100,7 +100,7 @@ def _shingles(texts: Sequence[str]) -> Shingles:
     counts = np.diff(ends_of_texts, prepend=0)
     starts_of_texts = ends_of_texts - counts
     bounds = zip(starts_of_texts.tolist(), ends_of_texts.tolist(), strict=True)
-    data = memoryview(words.astype("<u8", copy=False)).cast("B")
+    data = words.astype("<u8", copy=False).tobytes()
     digests = [hashlib.blake2b(data[8 * start : 8 * end], digest_size=16).digest() for start, end in bounds]
 
     hashes, offsets = _runs(words, starts_of_texts, ends_of_texts)
@@ -164,7 +164,8 @@ def _cleaned(texts: Sequence[str]) -> bytes:
 
 
 def _is_letter_or_digit(kinds: _Bytes) -> npt.NDArray[np.bool_]:
-    return (kinds == _LETTER) | (kinds == _DIGIT)
+    found: npt.NDArray[np.bool_] = (kinds == _LETTER) | (kinds == _DIGIT)
+    return found
 
 
 def _other_words(text: str) -> Iterator[str]:
