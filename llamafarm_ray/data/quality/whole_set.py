@@ -187,7 +187,8 @@ def _fixed(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return the bytes of a column of values of one length, a row for each."""
     width = column.type.byte_width
     values = column.combine_chunks()
-    return np.frombuffer(values.buffers()[1], dtype=np.uint8).reshape(-1, width)[values.offset :][: len(values)]
+    end = values.offset + len(values)
+    return np.frombuffer(values.buffers()[1], dtype=np.uint8, count=end * width).reshape(end, width)[values.offset :]
 
 
 def _places(table: pa.Table) -> Iterator[Place]:
