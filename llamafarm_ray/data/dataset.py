@@ -96,7 +96,9 @@ def check_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0
         InputError: see `open_dataset`.
     """
     if is_built(path):
-        return bool(describe_built(path).num_rows["validation"] or split_ratio)
+        built = describe_built(path)
+        _refuse_images_in_shards(path, built)
+        return bool(built.num_rows["validation"] or split_ratio)
     found = read_dataset(path, split_ratio=split_ratio, seed=seed)
     _refuse_images(found.rows, path)
     return "validation" in found.rows
@@ -107,8 +109,29 @@ def _refuse_images(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) 
         refuse_images(row.get("messages") or (), str(path))
 
 
+def _refuse_images_in_shards(path: Path, built: BuiltDataset) -> None:
+    """Refuse a built folder with images; only shards with a column for them are read."""
+    for shard in (shard for split in built.num_rows for shard in sorted((path / split).glob("*.parquet"))):
+        if _may_have_images(shard):
+            rows = [own_row(record, built) for record in pq.read_table(shard).to_pylist()]
+            _refuse_images({"": rows}, path)
+
+
+def _may_have_images(shard: Path) -> bool:
+    try:
+        schema = pq.read_schema(shard)
+    except (OSError, pa.ArrowException):  # opening the folder tells
+        return False
+    if "images" in schema.names:
+        return True
+    kind = schema.field("messages").type if "messages" in schema.names else None
+    is_turns = kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    return is_turns and bool(kind.value_type.get_field_index("images") >= 0)
+
+
 def _open_folder(path: Path, split_ratio: float | None, seed: int) -> Splits:
     built = describe_built(path)
+    _refuse_images_in_shards(path, built)
     splits = {split: _open_split(path / split, count, built) for split, count in built.num_rows.items()}
     train, validation = splits["train"], splits["validation"]
     if train is None:
@@ -148,16 +171,9 @@ def _open_split(folder: Path, num_rows: int, built: BuiltDataset) -> ray.data.Da
         return None
     with quiet_ray_data():
         rows = _read(shards)
-        if built.has_own_columns and not any(map(_may_have_images, shards)):
+        if built.has_own_columns:
             return rows
         return rows.map_batches(functools.partial(_own_rows, built=built, folder=folder), batch_format="pyarrow")
-
-
-def _may_have_images(shard: Path) -> bool:
-    schema = pq.read_schema(shard)
-    if "messages" not in schema.names:
-        return False
-    return bool(schema.field("messages").type.value_type.get_field_index("images") >= 0)
 
 
 def _read(shards: Sequence[Path]) -> ray.data.Dataset:

@@ -138,12 +138,17 @@ def test_a_dataset_that_is_exported_has_the_same_rows(tmp_path, dataset, name):
     assert validate(tmp_path / name, max_bad=1).unused[str(tmp_path / name)] == {"images": 2}
 
 
-def test_training_refuses_them_and_reports_count_them(dataset):
+def test_training_refuses_them_and_reports_count_them(tmp_path, dataset):
     with pytest.raises(InputError, match=r"a\.jsonl has rows with images, as 'a\.png': training and evaluation take"):
         check_dataset(dataset)
     assert read_source_rows(dataset, DatasetConfig()).harvest.notes == {
         "a.jsonl": ["training does not use 'images' of 2 records"]
     }
+    for row_format in (None, "sharegpt"):
+        output = tmp_path / f"built-{row_format}"
+        write_rows(read_dataset(dataset), output, name="b", row_format=row_format, overwrite=False)
+        with pytest.raises(InputError, match=r"built-\w+ has rows with images, as 'a\.png'"):
+            check_dataset(output)
     refuse_images([{"role": "user", "content": "<image>"}], "a row")
 
 
