@@ -126,7 +126,7 @@ def _may_have_images(shard: Path) -> bool:
         return True
     kind = schema.field("messages").type if "messages" in schema.names else None
     is_turns = kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
-    return is_turns and bool(kind.value_type.get_field_index("images") >= 0)
+    return bool(is_turns and kind.value_type.get_field_index("images") >= 0)
 
 
 def _open_folder(path: Path, split_ratio: float | None, seed: int) -> Splits:
