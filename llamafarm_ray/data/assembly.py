@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.prompts import Prompt
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
 from llamafarm_ray.data.row_kinds import row_of_kind
-from llamafarm_ray.data.rows import DocumentRecord, Provenance, dataset_digest
+from llamafarm_ray.data.rows import DocumentRecord, Provenance, digest_line, digest_of_lines
 from llamafarm_ray.data.single_turns import single_turns
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
@@ -30,7 +31,7 @@ _WRITE_ROWS = 1000
 
 
 class Assembly:
-    """Hands rows to a target by split. Per row it remembers an id and a document, some 300 bytes.
+    """Hands rows to a target by split. Per row it remembers a line of the dataset's digest, some 250 bytes.
 
     Args:
         target: destination of the rows.
@@ -49,7 +50,7 @@ class Assembly:
         self._one_answer = holds_one_answer(config.preprocessing.format)
         self._singles: set[str] = set()
         self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-        self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
+        self._lines: dict[str, list[bytes]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
         self._covered: dict[str, set[int]] = defaultdict(set)
         self._samples: list[Sample] = []
@@ -66,7 +67,7 @@ class Assembly:
         if not self._keep_origin:
             kept |= {"document": "", "document_digest": "", "passage": ""}
             kept["provenance"] = Provenance.without_place(row["provenance"])
-        self._lines[split].append({name: kept[name] for name in ("id", "document", "document_digest")})
+        self._lines[split].append(digest_line(split, kept))
         self._pending[split].append(kept)
         if len(self._pending[split]) >= _WRITE_ROWS:
             self.flush()
@@ -122,7 +123,7 @@ class Assembly:
         """Return the report of the build, as if the dataset is new."""
         return BuildReport(
             name=name,
-            digest=dataset_digest(self._lines),
+            digest=digest_of_lines(itertools.chain.from_iterable(self._lines.values())),
             output=str(self._target.output),
             seed=seed,
             created=True,

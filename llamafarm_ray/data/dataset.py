@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ import ray
 import ray.data
 
 from llamafarm_ray.capacity import is_on_one_machine
+from llamafarm_ray.data.formats.images import refuse_images
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.reading import (
     BuiltDataset,
@@ -72,6 +74,7 @@ def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
     if is_built(path):
         return _open_folder(path, split_ratio, seed)
     found = read_dataset(path, split_ratio=split_ratio, seed=seed)
+    _refuse_images(found.rows, path)
     tables = {split: pa.Table.from_pylist(of_split, schema=found.schema) for split, of_split in found.rows.items()}
     with quiet_ray_data():
         datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
@@ -93,12 +96,42 @@ def check_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0
         InputError: see `open_dataset`.
     """
     if is_built(path):
-        return bool(describe_built(path).num_rows["validation"] or split_ratio)
-    return "validation" in read_dataset(path, split_ratio=split_ratio, seed=seed).rows
+        built = describe_built(path)
+        _refuse_images_in_shards(path, built)
+        return bool(built.num_rows["validation"] or split_ratio)
+    found = read_dataset(path, split_ratio=split_ratio, seed=seed)
+    _refuse_images(found.rows, path)
+    return "validation" in found.rows
+
+
+def _refuse_images(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    for row in (row for of_split in rows.values() for row in of_split):
+        refuse_images(row.get("messages") or (), str(path))
+
+
+def _refuse_images_in_shards(path: Path, built: BuiltDataset) -> None:
+    """Refuse a built folder with images; only shards with a column for them are read."""
+    for shard in (shard for split in built.num_rows for shard in sorted((path / split).glob("*.parquet"))):
+        if _may_have_images(shard):
+            rows = [own_row(record, built) for record in pq.read_table(shard).to_pylist()]
+            _refuse_images({"": rows}, path)
+
+
+def _may_have_images(shard: Path) -> bool:
+    try:
+        schema = pq.read_schema(shard)
+    except (OSError, pa.ArrowException):  # opening the folder tells
+        return False
+    if "images" in schema.names:
+        return True
+    kind = schema.field("messages").type if "messages" in schema.names else None
+    is_turns = kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    return bool(is_turns and kind.value_type.get_field_index("images") >= 0)
 
 
 def _open_folder(path: Path, split_ratio: float | None, seed: int) -> Splits:
     built = describe_built(path)
+    _refuse_images_in_shards(path, built)
     splits = {split: _open_split(path / split, count, built) for split, count in built.num_rows.items()}
     train, validation = splits["train"], splits["validation"]
     if train is None:
@@ -140,7 +173,7 @@ def _open_split(folder: Path, num_rows: int, built: BuiltDataset) -> ray.data.Da
         rows = _read(shards)
         if built.has_own_columns:
             return rows
-        return rows.map_batches(functools.partial(_own_rows, built=built), batch_format="pyarrow")
+        return rows.map_batches(functools.partial(_own_rows, built=built, folder=folder), batch_format="pyarrow")
 
 
 def _read(shards: Sequence[Path]) -> ray.data.Dataset:
@@ -150,6 +183,7 @@ def _read(shards: Sequence[Path]) -> ray.data.Dataset:
     return ray.data.from_arrow_refs([ray.put(pq.read_table(shard)) for shard in shards])
 
 
-def _own_rows(block: pa.Table, *, built: BuiltDataset) -> pa.Table:
-    rows: list[dict[str, object]] = [own_row(record, built) for record in block.to_pylist()]
+def _own_rows(block: pa.Table, *, built: BuiltDataset, folder: Path) -> pa.Table:
+    rows: list[dict[str, Any]] = [own_row(record, built) for record in block.to_pylist()]
+    _refuse_images({"": rows}, folder)
     return pa.Table.from_pylist(rows, schema=with_optional(built.kind.schema, rows))

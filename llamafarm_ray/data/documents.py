@@ -1,8 +1,8 @@
 """Work on documents: read, parse, clean, split into passages, and with rules make and check their examples.
 
-One row comes back for each document, several for an archive, with its examples (or, where a model writes them, its
-passages) and the counts of its steps. So nothing is counted twice when Ray runs a task again, and the result doesn't
-depend on how the documents were spread.
+One row comes back for each document, several for an archive or a long document, with its examples (or, where a model
+writes them, its passages) and the counts of its steps. So nothing is counted twice when Ray runs a task again, and the
+result doesn't depend on how the documents were spread. Rows come back as they are made, in tables of a few MiB.
 """
 
 from __future__ import annotations
@@ -57,9 +57,14 @@ RESULT_SCHEMA = pa.schema(
     ]
 )
 """``file`` is the path of the source file and ``path`` that of a document in it; ``is_last`` marks the last row of a
-file. ``error`` is the reason to skip a document, empty if it was read; ``ignored`` the extension of a file in an
+file, and the examples or passages of a long document lie in several rows, of which the first has its other values.
+``error`` is the reason to skip a document, empty if it was read; ``ignored`` the extension of a file in an
 archive that no reader takes; ``notes`` are the reader's remarks; ``counts`` is a ledger as JSON. ``passages`` holds
 each `Passage` as JSON where a model writes the examples, else nothing."""
+
+
+_ROWS_OF_PASSAGES = 2000  # examples or passages in a row at most
+_TABLE_BYTES = 8 * 1024 * 1024
 
 
 def files_table(files: Iterable[SourceFile]) -> pa.Table:
@@ -74,23 +79,51 @@ def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
     return tuple(step.name for step in (*_passage_steps(config), *made))
 
 
-def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
-    """Turn a batch of ``FILE_SCHEMA`` into one of ``RESULT_SCHEMA``, a row for each document."""
-    rows = [row for file in files.to_pylist() for row in _rows_of_file(file, config, by_rules=by_rules)]
-    return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> Iterator[pa.Table]:
+    """Turn a batch of ``FILE_SCHEMA`` into tables of ``RESULT_SCHEMA`` of a few MiB, whatever the files hold."""
+    rows: list[dict[str, Any]] = []
+    num_bytes = 0
+    for file in files.to_pylist():
+        for row in _rows_of_file(file, config, by_rules=by_rules):
+            rows.append(row)
+            num_bytes += _size(row)
+            if num_bytes >= _TABLE_BYTES:
+                yield pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+                rows, num_bytes = [], 0
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
 
 
-def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, object]]:
+def _size(row: Mapping[str, Any]) -> int:
+    """Return about how many characters a row holds."""
+    examples = sum(
+        len(example["passage"]) + sum(len(turn["content"]) for turn in example["messages"])
+        for example in row["examples"]
+    )
+    return examples + sum(map(len, row["passages"]))
+
+
+def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
     row: dict[str, Any] | None = None
     limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
     for read in read_within(file["path"], file["location"], limits, config.source.ocr or ""):
-        if row is not None:
-            yield row
-        row = {"file": file["path"], "is_last": False, **_process(read, config, by_rules=by_rules)}
+        for part in _divided(_process(read, config, by_rules=by_rules)):
+            if row is not None:
+                yield row
+            row = {"file": file["path"], "is_last": False, **part}
     if row is None:
         nothing = _process(ReadFile(file["path"], error="there is no document in it."), config, by_rules=by_rules)
         row = {"file": file["path"], **nothing}
     yield {**row, "is_last": True}
+
+
+def _divided(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the result of a document, of a long one in parts; the first has its counts and notes."""
+    examples, passages = result["examples"], result["passages"]
+    more = {**result, "notes": [], "counts": "{}", "num_facts": 0}
+    for start in range(0, max(1, len(examples), len(passages)), _ROWS_OF_PASSAGES):
+        end = start + _ROWS_OF_PASSAGES
+        yield {**(more if start else result), "examples": examples[start:end], "passages": passages[start:end]}
 
 
 def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[str, Any]:

@@ -206,6 +206,6 @@ def _groups_of_rows(source: str | Path | Sequence[str], config: DatasetConfig) -
 
 def _passages(sources: Sources, config: DatasetConfig) -> Iterable[Passage]:
     for task in tasks_of(sources.files):
-        result = process_documents(files_table(task), config=config, by_rules=False)
-        for document in result.column("passages").to_pylist():
-            yield from map(Passage.from_json, document)
+        for result in process_documents(files_table(task), config=config, by_rules=False):
+            for document in result.column("passages").to_pylist():
+                yield from map(Passage.from_json, document)

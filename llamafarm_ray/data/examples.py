@@ -42,6 +42,7 @@ class Examples:
         if harvest.blocks:
             harvest.flush()
             self._sorted = ray.data.from_arrow_refs(harvest.blocks).sort(list(self._ORDER)).materialize()
+            harvest.blocks.clear()  # sorted, they are in Ray's store once more
         else:
             self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 

@@ -57,25 +57,30 @@ class Gathered:
     seconds: dict[str, float] = field(default_factory=dict)
     rows: SourceRows | None = None
 
-    def split(self, rows: Iterable[Mapping[str, Any]], config: DatasetConfig, seed: int) -> Split:
+    def split_row(self, row: Mapping[str, Any]) -> SplitRow:
+        """Return an example as the split needs it, without its texts.
+
+        Args:
+            row: with ``SPLIT_COLUMNS``.
+        """
+        document = sys.intern(row["document"])
+        if self.rows is not None:  # a row that names no passage came from no document
+            return SplitRow(row["id"], "", document if row["passage"] else "")
+        return SplitRow(row["id"], sys.intern(row["fact"]), document, text_digest([document, row["passage"]])[:16])
+
+    def split(self, rows: Iterable[SplitRow], config: DatasetConfig, seed: int) -> Split:
         """Choose the validation examples.
 
         Args:
-            rows: all examples with ``SPLIT_COLUMNS``.
+            rows: all examples.
             config: share, and what to hold out.
             seed: another seed, another choice.
         """
         validation = config.validation
         if self.rows is not None:
-            named = ((row["id"], row["document"] if row["passage"] else "") for row in rows)
+            named = ((row.id, row.document) for row in rows)
             return self.rows.split(named, ratio=validation.built_split_ratio, seed=seed)
-        facts = [_split_row(row) for row in rows]
-        return choose_split(facts, ratio=validation.built_split_ratio, seed=seed, hold_out=validation.hold_out)
-
-
-def _split_row(row: Mapping[str, Any]) -> SplitRow:
-    document = sys.intern(row["document"])
-    return SplitRow(row["id"], row["fact"], document, text_digest([document, row["passage"]])[:16])
+        return choose_split(rows, ratio=validation.built_split_ratio, seed=seed, hold_out=validation.hold_out)
 
 
 def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) -> tuple[Choice, WriterPlan | None]:

@@ -60,12 +60,12 @@ class Harvest:
                 self.skipped.append(SkippedDocument(row["path"], row["error"]))
                 continue
             self.digests[row["path"]] = row["digest"]
-            self.num_facts[row["path"]] = row["num_facts"]
+            self.num_facts[row["path"]] = self.num_facts.get(row["path"], 0) + row["num_facts"]
             self.ledger.merge(json.loads(row["counts"]))
             if row["notes"]:
                 self.notes[row["path"]] = row["notes"]
             if row["passages"]:
-                self.passages[row["path"]] = row["passages"]
+                self.passages.setdefault(row["path"], []).extend(row["passages"])
         examples = batch["examples"].combine_chunks().flatten()
         if len(examples):
             self._add(pa.table(examples.flatten(), schema=EXAMPLE_SCHEMA))

@@ -36,6 +36,7 @@ from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
 from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
+from llamafarm_ray.data.split import SplitRow
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
@@ -179,24 +180,26 @@ class _Build:
             on_use=self._options.on_use,
         )
 
-    def _keep(self, examples: Examples, gathered: Gathered) -> list[Mapping[str, object]]:
-        """Filter the examples as a whole, and return the split's columns of those that stay."""
+    def _keep(self, examples: Examples, gathered: Gathered) -> list[SplitRow]:
+        """Filter the examples as a whole, and return what the split needs of those that stay."""
         tell = self._options.progress
         tell(Stage("examples", "examples", 0, None))
         kept = counting(
             examples.rows(SPLIT_COLUMNS, gathered.harvest.ledger),
             lambda done: tell(Stage("examples", "examples", done, None)),
         )
-        facts = list(kept)
+        facts = [gathered.split_row(row) for row in kept]
         gathered.harvest.require_left(len(facts))
         return facts
 
     def _publish(
-        self, examples: Examples, gathered: Gathered, facts: Sequence[Mapping[str, object]], metrics: DatasetMetrics
+        self, examples: Examples, gathered: Gathered, facts: list[SplitRow], metrics: DatasetMetrics
     ) -> BuildReport:
         """Write the examples with their report, check the goals of ``quality_control``, and publish the dataset."""
         config, target, harvest = self._config, self._target, gathered.harvest
         split = gathered.split(facts, config, self._seed)
+        num_rows = len(facts)
+        facts.clear()
         passes = num_passes(config, gathered.choice, gathered.kind)
         by_heart = asks_by_heart(config, gathered.choice, gathered.kind)
         with target.open():
@@ -210,7 +213,7 @@ class _Build:
                 passes=passes,
                 near_words=_near_words(self._options.base_model) if by_heart else None,
                 seed=self._seed,
-                tell=lambda done: self._options.progress(Stage("write", "rows", done, len(facts))),
+                tell=lambda done: self._options.progress(Stage("write", "rows", done, num_rows)),
             )
             assembly.require_training_rows(harvest)
             report = assembly.report(
@@ -270,10 +273,11 @@ def _write(
     if gathered.rows is None:
         texts = functools.partial(examples.rows, ["id", "document", "passage", "messages"], Ledger())
         rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
+    is_asked_again = by_base or with_passages or expansion.is_asked_for
     train: set[str] = set()
     for row in counting(rows, tell):
         is_trained = assembly.side_of(row["id"]) == "train"
-        if is_trained:
+        if is_trained and is_asked_again:
             train.add(row["id"])
         if not (by_base and is_trained and _is_question(row)):
             assembly.add(row)

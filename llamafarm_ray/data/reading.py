@@ -173,7 +173,7 @@ def parsed_record(record: object, kind: RowKind | None, document: str, digest: D
         return RowResult(Path(document), place, kind or kind_of(record), [], "is nested too deeply.")
     origin = _origin(record) or {"document": document, "document_digest": digest, "passage": ""}
     found_rows = [{**row, **origin} for row in rows]
-    return RowResult(Path(document), place, kind or found, found_rows, unused=unused_fields(record, found.name))
+    return RowResult(Path(document), place, kind or found, found_rows, unused=unused_fields(record, found.name, rows))
 
 
 def _origin(record: object) -> dict[str, str] | None:
@@ -346,7 +346,7 @@ def own_row(record: Row, built: BuiltDataset) -> Row:
     if turns is None:
         return cleaned
     messages = [
-        {name: value for name, value in turn.items() if value is not None and (name, value) != ("train", True)}
+        {name: value for name, value in turn.items() if value not in (None, []) and (name, value) != ("train", True)}
         for turn in turns
     ]
     return {**cleaned, "messages": messages}

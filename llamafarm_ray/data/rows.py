@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ __all__ = [
     "Provenance",
     "chat_id",
     "dataset_digest",
+    "digest_line",
+    "digest_of_lines",
     "with_optional",
 ]
 
@@ -36,6 +39,7 @@ _OPTIONAL_IN_TURNS = [
     ("tool_calls", pa.string()),
     ("name", pa.string()),
     ("tool_call_id", pa.string()),
+    ("images", pa.list_(pa.string())),
 ]
 _MESSAGES = pa.list_(pa.struct(_TURN))
 
@@ -138,6 +142,7 @@ class Message:
         tool_calls: the calls of an assistant turn as JSON, in OpenAI's form with arguments as an object.
         name: of the tool whose result this is.
         tool_call_id: of the call whose result this is.
+        images: paths or addresses of images, each for a mark in the text: see `llamafarm_ray.data.formats.images`.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -146,26 +151,30 @@ class Message:
     tool_calls: str | None = None
     name: str | None = None
     tool_call_id: str | None = None
+    images: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, turn: Mapping[str, Any]) -> Message:
         """Return the turn of a row of a dataset."""
         named = (turn.get("tool_calls"), turn.get("name"), turn.get("tool_call_id"))
-        return cls(turn["role"], turn["content"], False if turn.get("train") is False else None, *named)
+        train: Literal[False] | None = False if turn.get("train") is False else None
+        return cls(turn["role"], turn["content"], train, *named, images=tuple(turn.get("images") or ()))
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Texts that tell the turn from others, for digests."""
         marks = () if self.train is None else ("not trained",)
         calls = [f"{name}: {value}" for name, value in self._optional() if value]
-        return (self.role, self.content, *marks, *calls)
+        images = ["images", *self.images] if self.images else []
+        return (self.role, self.content, *marks, *calls, *images)
 
     def to_turn(self) -> dict[str, object]:
         """Return the turn as a row of a dataset has it."""
         turn: dict[str, object] = {"role": self.role, "content": self.content}
         if self.train is not None:
             turn["train"] = self.train
-        return {**turn, **{name: value for name, value in self._optional() if value}}
+        images = {"images": list(self.images)} if self.images else {}
+        return {**turn, **{name: value for name, value in self._optional() if value}, **images}
 
     def _optional(self) -> tuple[tuple[str, str | None], ...]:
         return (("tool_calls", self.tool_calls), ("name", self.name), ("tool_call_id", self.tool_call_id))
@@ -255,7 +264,9 @@ class Example:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` returned."""
         values = json.loads(text)
-        values["messages"] = tuple(Message(**message) for message in values["messages"])
+        values["messages"] = tuple(
+            Message(**{**message, "images": tuple(message["images"])}) for message in values["messages"]
+        )
         origin = values["provenance"]
         values["provenance"] = Provenance.of(origin) if origin else None
         return cls(**values)
@@ -298,9 +309,18 @@ def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> Dige
     Args:
         splits: ``train`` and ``validation``, each with rows that have (at least) id, document and document_digest.
     """
-    lines = sorted(
-        f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
-        for split, rows in splits.items()
-        for row in rows
-    )
-    return Digest.of("".join(lines).encode("utf-8", "surrogatepass"))
+    return digest_of_lines(digest_line(split, row) for split, rows in splits.items() for row in rows)
+
+
+def digest_line(split: str, row: Mapping[str, object]) -> bytes:
+    """Return what a row adds to the digest of its dataset; the row has (at least) id, document and document_digest."""
+    line = f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
+    return line.encode("utf-8", "surrogatepass")
+
+
+def digest_of_lines(lines: Iterable[bytes]) -> Digest:
+    """Return the digest of a dataset, of the lines of its rows in any order."""
+    state = hashlib.sha256()
+    for line in sorted(lines):  # in UTF-8 the order of bytes is that of code points
+        state.update(line)
+    return Digest(f"sha256:{state.hexdigest()}")

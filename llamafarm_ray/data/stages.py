@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import ray.data
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import RESULT_SCHEMA, examples_of, files_table, process_documents, step_names
-from llamafarm_ray.data.finished import FinishedParts
+from llamafarm_ray.data.finished import FinishedParts, PartWriter
 from llamafarm_ray.data.generation import WriterPlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.harvest import Harvest
@@ -67,26 +67,46 @@ def document_stage(
     num_done = 0
     for task in tasks_of(sources.files, num_partitions):
         key = ("documents", by_rules, settings, [_stat(file) for file in task])
-        found = None if _is_remote(task) else parts.load(*key)
-        if found is None or not found.schema.equals(RESULT_SCHEMA):
+        found = None if _is_remote(task) else parts.stream(RESULT_SCHEMA, *key)
+        if found is None:
             keys.append(key)
             missing.append(task)
         else:
-            harvest.take(found)
+            for table in found:
+                harvest.take(table)
             num_done += len(task)
     tell(Stage("documents", "documents", num_done, len(sources.files)))
     if config.source.strict:
         harvest.require_no_skipped()
-    for index, result in _processed(missing, config, by_rules=by_rules, on_use=on_use):
-        if not _is_remote(missing[index]):
-            parts.save(result, *keys[index])
+    results = _processed(missing, config, by_rules=by_rules, on_use=on_use)
+    for index, result, is_complete in _saved(results, missing, keys, parts):
         harvest.take(result)
-        if config.source.strict:
-            harvest.require_no_skipped()
-        num_done += len(missing[index])
-        tell(Stage("documents", "documents", num_done, len(sources.files)))
+        if is_complete:
+            if config.source.strict:
+                harvest.require_no_skipped()
+            num_done += len(missing[index])
+            tell(Stage("documents", "documents", num_done, len(sources.files)))
     harvest.skipped.sort(key=lambda document: document.path)
     return harvest
+
+
+def _saved(
+    results: Iterator[tuple[int, pa.Table, bool]],
+    tasks: Sequence[Sequence[SourceFile]],
+    keys: Sequence[tuple[object, ...]],
+    parts: FinishedParts,
+) -> Iterator[tuple[int, pa.Table, bool]]:
+    """Yield the results of tasks, written to their parts; the part of a task is there once the task is complete."""
+    with contextlib.ExitStack() as unfinished:
+        begun: dict[int, PartWriter] = {}
+        for index, result, is_complete in results:
+            if not _is_remote(tasks[index]):
+                if index not in begun:
+                    begun[index] = unfinished.enter_context(parts.open(RESULT_SCHEMA, *keys[index]))
+                begun[index].add(result)
+                if is_complete:
+                    begun.pop(index).finish()
+            yield index, result, is_complete
 
 
 def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> list[Sequence[SourceFile]]:
@@ -126,8 +146,8 @@ def _processed(
     *,
     by_rules: bool,
     on_use: Callable[[DeviceUse], None],
-) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the results of each task with its index, as they are finished."""
+) -> Iterator[tuple[int, pa.Table, bool]]:
+    """Yield results as they come: the index of their task, a table, and whether the task is complete with it."""
     if not tasks:
         return
     task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
@@ -139,23 +159,25 @@ def _processed(
         num_cpus=_CPUS_OF_TASK,
         concurrency=num_workers(len(tasks)),
     )
-    begun: dict[int, list[pa.Table]] = defaultdict(list)
+    left = [len(task) for task in tasks]
     for timed in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         on_use(DeviceUse(_CPUS_OF_TASK * (pc.sum(timed.column(_SECONDS)).as_py() or 0.0)))
         batch = timed.select(RESULT_SCHEMA.names)
         indices = [task_of[path] for path in batch.column("file").to_pylist()]
         for index in sorted(set(indices)):  # a block holds one task as a rule, and Ray cuts large ones
-            begun[index].append(batch.filter(pa.array([found == index for found in indices])))
-            if sum(pc.sum(table["is_last"]).as_py() for table in begun[index]) == len(tasks[index]):
-                yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
+            table = batch.filter(pa.array([found == index for found in indices]))
+            left[index] -= pc.sum(table["is_last"]).as_py()
+            yield index, table.cast(RESULT_SCHEMA), left[index] == 0
 
 
-def _timed(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
-    """Process documents; the first row has the seconds that it took."""
+def _timed(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> Iterator[pa.Table]:
+    """Process documents; the first row of each table has the seconds that it took."""
     start = time.perf_counter()
-    results = process_documents(files, config=config, by_rules=by_rules)
-    seconds = [time.perf_counter() - start] + [0.0] * (results.num_rows - 1)
-    return results.append_column(_SECONDS, pa.array(seconds[: results.num_rows], pa.float64()))
+    for results in process_documents(files, config=config, by_rules=by_rules):
+        now = time.perf_counter()
+        seconds = [now - start] + [0.0] * (results.num_rows - 1)
+        yield results.append_column(_SECONDS, pa.array(seconds, pa.float64()))
+        start = now
 
 
 def pair_stage(

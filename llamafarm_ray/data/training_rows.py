@@ -308,6 +308,8 @@ def _prompt(record: Mapping[str, object]) -> list[Message]:
 
 
 def _check_trained(answer: Message) -> None:
+    if answer.images:
+        raise RecordError("has images in the answer that is compared; only texts are.")
     if answer.tool_calls:
         raise RecordError("has tool calls as the answer that is compared; only texts are.")
     if answer.train is False:

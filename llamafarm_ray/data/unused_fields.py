@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from llamafarm_ray.data.formats.chats import question_and_answer
 from llamafarm_ray.data.formats.values import RecordError, is_empty
 
-__all__ = ["UnusedFields", "unused_fields"]
+__all__ = ["UnusedFields", "has_images", "unused_fields"]
 
-_OF_ROWS = frozenset({"id", "document", "document_digest", "passage", "provenance", "pii"})
+_IMAGES = frozenset({"images", "image"})
+_OF_ROWS = frozenset({"id", "document", "document_digest", "passage", "provenance", "pii"}) | _IMAGES
 _MARKS = frozenset({"weight", "train", "training", "loss"})
 _TURNS = frozenset({"messages", "conversations"})
 _BESIDE = frozenset({"system", "system_prompt", "history"})
@@ -25,23 +27,31 @@ _BY_KIND: Mapping[str, frozenset[str]] = {
 _NUMBERED = "negative_"
 
 
-def unused_fields(record: object, kind: str) -> tuple[str, ...]:
-    """Return the names of a record's fields that have a value and that its rows don't hold.
+def has_images(row: Mapping[str, Any]) -> bool:
+    """Return True if a row has images, which are kept and not trained."""
+    return any(turn.get("images") for turn in row.get("messages") or ())
+
+
+def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+    """Return the names of a record's fields that have a value and that training does not use.
 
     Args:
         record: as its file has it, and sound.
         kind: of its rows.
+        rows: its rows; those with images have ``images``.
     """
     if not isinstance(record, Mapping):
         return ()
+    images = ("images",) if any(map(has_images, rows)) else ()
     used = _OF_ROWS | _MARKS | _BY_KIND[kind]
     if kind in {"chat", "judgement"}:
         used |= _of_pair(record)
-    return tuple(
+    others = (
         str(name)
         for name, value in record.items()
         if name not in used and not is_empty(value) and not (kind == "match" and str(name).startswith(_NUMBERED))
     )
+    return (*others, *images)
 
 
 def _of_pair(record: Mapping[str, object]) -> frozenset[str]:

@@ -347,13 +347,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few documents")
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="parts to measure")
+    parser.add_argument("--built", type=int, default=Scale.built, help="documents of the part builds; then ten times")
     parser.add_argument("--pdftotext", default="", help="poppler's program, for the part pdf")
     parser.add_argument("--documents", default="", help="folder of PDF files beside their texts, for the part pdf")
     asked = parser.parse_args()
     report = Report()
     for name in asked.only:
         paths = {"pdftotext": asked.pdftotext, "documents": asked.documents} if name == "pdf" else {}
-        PARTS[name](report, QUICK if asked.quick else Scale(), **paths)
+        PARTS[name](report, QUICK if asked.quick else Scale(built=asked.built), **paths)
     print(json.dumps({"benchmark": "datasets", "numbers": report.numbers}))
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llamafarm_ray.data.formats.images import place_images
 from llamafarm_ray.data.formats.tools import normal_tools
 from llamafarm_ray.data.formats.turns import UNAVAILABLE, parse_turns, refuse_unavailable
 from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list, text_of, turns_in
@@ -118,10 +119,10 @@ def question_text(record: Mapping[str, object], key: str = "instruction") -> str
 
 
 def with_earlier(record: Mapping[str, object], messages: list[Message]) -> list[Message]:
-    """Return a record's turns after those that its ``history`` lists, and after its ``system`` prompt.
+    """Return a record's turns after those that its ``history`` lists, and after its ``system`` prompt, with images.
 
     Raises:
-        RecordError: ``history`` is no list of pairs, or there are two system prompts.
+        RecordError: ``history`` is no list of pairs, there are two system prompts, or images have no marks.
     """
     key = "system" if not is_empty(record.get("system")) else "system_prompt"
     system, rest = text_of(record, key, optional=True), messages
@@ -131,7 +132,7 @@ def with_earlier(record: Mapping[str, object], messages: list[Message]) -> list[
     if own:
         rest = messages[1:]
     first = [Message("system", system or own)] if system or own else []
-    return [*first, *_history(record.get("history")), *rest]
+    return place_images([*first, *_history(record.get("history")), *rest], record)
 
 
 def question_and_answer(record: Mapping[str, object]) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping
 from typing import Literal
 
+from llamafarm_ray.data.formats.images import IMAGE_PARTS, MARK, image_of_part, images_of_turn
 from llamafarm_ray.data.formats.tools import call_of_function, name_of_call, normal_calls
 from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list, required_text, text_of
 from llamafarm_ray.data.rows import Message
@@ -40,7 +41,7 @@ UNAVAILABLE: Mapping[str, str] = types.MappingProxyType(
             "put the reasoning into the text, between the marks that the model's template uses (<think>...</think>)",
         ),
         **dict.fromkeys(
-            ("images", "image", "videos", "video", "audios", "audio"), "only text is trained; remove rows with media"
+            ("videos", "video", "audios", "audio"), "only text and references to images are kept; remove such rows"
         ),
         "chat_template_kwargs": "the chat template gets messages and tools only",
     }
@@ -104,6 +105,9 @@ def _turn(turn: Mapping[str, object], where: str, before: list[Message]) -> Mess
     role = _ROLES[said]
     train = _train_mark(turn, where, is_answer=role == "assistant")
     calls = _calls(turn, said, text_key, where)
+    images = _images(turn, text_key, where)
+    if images and role != "user":
+        raise RecordError(f"has images at {where[:-1]}, a turn of the role {said}; only users show images.")
     if calls and role != "assistant":
         raise RecordError(f"has tool calls at {where[:-1]}, a turn of the role {said}; only the assistant calls tools.")
     content = "" if said == "function_call" else _content(turn, text_key, where, optional=bool(calls) or role == "tool")
@@ -115,7 +119,30 @@ def _turn(turn: Mapping[str, object], where: str, before: list[Message]) -> Mess
         raise RecordError(
             f"has '{where}name', which can't be used: templates write roles, not names; put it in the text."
         )
-    return Message(role, content, train, tool_calls=calls)  # type: ignore[arg-type]
+    return Message(role, content, train, tool_calls=calls, images=images)  # type: ignore[arg-type]
+
+
+def _images(turn: Mapping[str, object], key: str, where: str) -> tuple[str, ...]:
+    """Return the references of a turn's images: of its parts, or beside its text with as many marks.
+
+    A part that refers to the record's images gives "", see `place_images`.
+
+    Raises:
+        RecordError: see `images_of_turn` and `image_of_part`; or their number is not that of the marks.
+    """
+    beside = images_of_turn(turn, where)
+    content = turn.get(key)
+    parts = content if isinstance(content, list) else []
+    shown = [(index, part) for index, part in enumerate(parts) if _is_image(part)]
+    inside = [image_of_part(part, f"{where}{key}[{index}]") for index, part in shown]
+    num_marks = content.count(MARK) if isinstance(content, str) else len(inside)
+    if beside and (len(beside) != num_marks or (any(inside) and inside != beside)):
+        raise RecordError(f"has {len(beside)} images at {where[:-1]}, and {num_marks} marks {MARK} for them.")
+    return tuple(beside or inside)
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in IMAGE_PARTS
 
 
 def _calls(turn: Mapping[str, object], said: str, text_key: str, where: str) -> str | None:
@@ -128,7 +155,7 @@ def _calls(turn: Mapping[str, object], said: str, text_key: str, where: str) -> 
 
 
 def _content(turn: Mapping[str, object], key: str, where: str, *, optional: bool) -> str:
-    """Return a turn's text; parts of type text are joined with line ends, as vLLM joins them."""
+    """Return a turn's text; parts are joined with line ends, as vLLM joins them, and an image is a mark."""
     parts = turn.get(key)
     if not isinstance(parts, list):
         return text_of(turn, key, where, optional=optional)
@@ -137,10 +164,13 @@ def _content(turn: Mapping[str, object], key: str, where: str, *, optional: bool
         if isinstance(part, str):
             texts.append(part)
             continue
+        if _is_image(part):
+            texts.append(MARK)
+            continue
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
             found = f"a part of type {kind!r}" if isinstance(kind, str) else kind_name(part)
-            raise RecordError(f"has {found} as {where}{key}[{index}]; only parts of type 'text' are trained.")
+            raise RecordError(f"has {found} as {where}{key}[{index}]; only texts and images are known.")
         texts.append(part["text"])
     return text_of({key: "\n".join(texts)}, key, where, optional=optional)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from llamafarm_ray.config.dataset import RowFormat
+from llamafarm_ray.data.formats.images import parts_of
 from llamafarm_ray.data.rows import Message
 from llamafarm_ray.errors import InputError
 
@@ -87,6 +88,8 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
         InputError: alpaca is asked for and the conversation is more than one question and its answer.
     """
     beside = {"tools": json.loads(tools)} if tools else {}
+    images = [image for message in messages for image in message.images]
+    named = {"images": images} if images else {}
     system = [message for message in messages[:1] if message.role == "system"]
     rest = messages[len(system) :]
     plain = [m.role for m in rest] == ["user", "assistant"] and not tools and not any(_extras(m) for m in rest)
@@ -94,10 +97,10 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
         return {"messages": _turns(messages), **beside}
     if row_format == "sharegpt":
         turns = [{"from": _SHAREGPT_NAMES[m.role], "value": m.content, **_extras(m, train=False)} for m in messages]
-        return {"conversations": turns, **beside}
+        return {"conversations": turns, **beside, **named}
     if row_format == "prompt_completion":
         if plain and not system:
-            return {"prompt": rest[0].content, "completion": rest[1].content}
+            return {"prompt": rest[0].content, "completion": rest[1].content, **named}
         last = max((index for index, m in enumerate(messages) if m.role == "assistant"), default=0)
         if not last:
             raise InputError("A conversation without a prompt can't be written as prompt_completion.")
@@ -108,11 +111,17 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
         what = f"of {len(rest)} turns" if len(rest) != 2 else "with tools or marks"  # a pair
         raise InputError(f"A conversation {what} does not fit the format alpaca.", hint="Use chatml or sharegpt.")
     first = {"system": system[0].content} if system else {}
-    return {**first, "instruction": rest[0].content, "input": "", "output": rest[1].content}
+    return {**first, "instruction": rest[0].content, "input": "", "output": rest[1].content, **named}
 
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, object]]:
-    return [{"role": m.role, "content": m.content, **_extras(m, weight=0)} for m in messages]
+    return [_turn(message) for message in messages]
+
+
+def _turn(message: Message) -> dict[str, object]:
+    parts = parts_of(message)
+    beside = {"images": list(message.images)} if message.images and parts is None else {}
+    return {"role": message.role, "content": parts or message.content, **_extras(message, weight=0), **beside}
 
 
 def _extras(message: Message, **mark: object) -> dict[str, object]:

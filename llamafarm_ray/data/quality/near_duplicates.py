@@ -8,9 +8,7 @@ Ullman, "Mining of Massive Datasets", chapter 3.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,24 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import rensa
 
-from llamafarm_ray.data.text import normal_form
-from llamafarm_ray.text.scripts import UNSPACED_BLOCKS
+from llamafarm_ray.data.quality.shingles import Hashes, mixed, shingles_in_chunks
 
 __all__ = ["Bands", "Signatures", "candidates", "drop_near_duplicates", "jaccard", "near_duplicates", "resolve", "sign"]
 
 _SEED = 1
 _MIN_RECALL = 0.97
-_SHINGLE_TOKENS = 3
-_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # multipliers that spread the bits of a sum
 _COMPARE_ALL = 32
-_TEXTS_A_CHUNK = 512  # its arrays fit into a processor's cache
-_SPACED = str.maketrans(
-    {chr(code): " " for code in range(128) if not chr(code).isalnum() and chr(code) not in ".,:$%+-"}
-)
-# Signs that say nothing: not inside a number or an abbreviation, and not before a digit.
-_IDLE = re.compile(r"[.,:$%+-](?:(?<=[.,:])(?:(?![a-z0-9])|(?<![a-z0-9].))|(?<=[$%+-])(?!\d))")
-# Scripts that put no space between words; pairs of neighboring characters stand for words there.
-_UNSPACED = re.compile(f"[{UNSPACED_BLOCKS}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,83 +64,34 @@ def sign(texts: Sequence[str], bands: Bands) -> Signatures:
     """Return the signatures of ``texts``; they don't depend on the other texts, the process or the machine."""
     digests: list[bytes] = []
     tables = [np.empty((0, bands.count), dtype=np.uint64)]
-    for start in range(0, len(texts), _TEXTS_A_CHUNK):
-        tokens = [_tokens(text) for text in texts[start : start + _TEXTS_A_CHUNK]]
-        digests += [_digest(" ".join(words), size=16) for words in tokens]
-        hashes, offsets = _shingles(tokens)
-        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, bands.count * bands.rows, _SEED)
-        table = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(tokens), bands.count, bands.rows)
-        mixed = np.zeros((len(tokens), bands.count), dtype=np.uint64)
+    for shingles in shingles_in_chunks(texts):
+        digests += shingles.digests
+        offsets = shingles.offsets.astype(np.uint64)
+        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+            shingles.hashes, offsets, bands.count * bands.rows, _SEED
+        )
+        rows = itertools.chain.from_iterable(matrix.to_rows())
+        size = len(shingles.digests) * bands.count * bands.rows
+        table = np.fromiter(rows, dtype=np.uint64, count=size).reshape(-1, bands.count, bands.rows)
+        state = np.zeros(table.shape[:2], dtype=np.uint64)
         for row in range(bands.rows):
-            mixed = _mix(mixed, table[:, :, row], _ODD[0])
-        tables.append(mixed)
+            state = mixed(state, table[:, :, row])
+        tables.append(state)
     return Signatures(digests, np.concatenate(tables))
-
-
-def _digest(text: str, *, size: int) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
-
-
-def _mix(state: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64], odd: int) -> npt.NDArray[np.uint64]:
-    mixed = (state ^ values) * np.uint64(odd)
-    mixed ^= mixed >> np.uint64(32)
-    return mixed
-
-
-def _shingles(tokens: Sequence[list[str]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return the hashes of all shingles, text by text, and where each text begins (one number more than texts)."""
-    lengths = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
-    num_words = int(lengths.sum())
-    words = np.zeros(num_words + _SHINGLE_TOKENS - 1, dtype=np.uint64)
-    words[:num_words] = np.fromiter(
-        itertools.chain.from_iterable(rensa.RMinHash.hash_token_sets(tokens)), dtype=np.uint64, count=num_words
-    )
-    mixed = np.zeros(num_words, dtype=np.uint64)
-    for place, odd in enumerate(_ODD):
-        mixed = _mix(mixed, words[place : place + num_words], odd)
-    # A shingle at each word but the last two of a text.
-    whole = np.maximum(lengths - (_SHINGLE_TOKENS - 1), 0)
-    starts = np.cumsum(lengths) - lengths
-    chosen = mixed[np.arange(num_words) - np.repeat(starts, lengths) < np.repeat(whole, lengths)]
-    short = np.flatnonzero((lengths > 0) & (whole == 0))
-    if len(short):  # texts of one or two words have a shingle of that length
-        alone = rensa.RMinHash.hash_token_sets([[" ".join(tokens[index])] for index in short.tolist()])
-        chosen = np.insert(chosen, (np.cumsum(whole) - whole)[short], np.array(alone, dtype=np.uint64).ravel())
-        whole[short] = 1
-    return chosen, np.concatenate([[0], np.cumsum(whole)]).astype(np.uint64)
-
-
-def _tokens(text: str) -> list[str]:
-    """Return the words of ``text``, folded, with the signs that numbers and abbreviations have inside."""
-    if text.isascii():
-        return _IDLE.sub(" ", text.lower().translate(_SPACED)).split()
-    said = normal_form(text)
-    if not _UNSPACED.search(said):
-        return said.split()
-    found: list[str] = []
-    for word in said.split():
-        if _UNSPACED.fullmatch(word) and len(word) > 1:
-            found += [word[at : at + 2] for at in range(len(word) - 1)]
-        else:
-            found.append(word)
-    return found
 
 
 def jaccard(one: str, other: str) -> float:
     """Return the share of shingles (three words each) that two texts have in common, 0.0 to 1.0."""
-    return _similarity(_shingle_set(one), _shingle_set(other))
+    sets = [found for shingles in shingles_in_chunks([one, other]) for found in shingles.sets()]
+    return _similarity(*sets)
 
 
-def _shingle_set(text: str) -> frozenset[tuple[str, ...]]:
-    tokens = _tokens(text)
-    if len(tokens) < _SHINGLE_TOKENS:
-        return frozenset([tuple(tokens)] if tokens else [])
-    return frozenset(zip(*(tokens[place:] for place in range(_SHINGLE_TOKENS)), strict=False))
-
-
-def _similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    common = len(one & other)
-    return common / (len(one) + len(other) - common) if common else 0.0
+def _similarity(one: Hashes, other: Hashes) -> float:
+    """Return the Jaccard similarity of two sorted sets."""
+    both = np.concatenate([one, other])
+    both.sort()
+    common = int(np.count_nonzero(both[1:] == both[:-1]))
+    return common / (len(both) - common) if common else 0.0
 
 
 def candidates(signatures: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
@@ -187,22 +125,17 @@ def drop_near_duplicates(
         may_drop: False for a pair (dropped, kept) that is different in another way.
     """
     similar: dict[int, set[int]] = defaultdict(set)
-    sets: dict[int, frozenset[tuple[str, ...]]] = {}
     compared: set[tuple[int, int]] = set()
-
-    def shingles(index: int) -> frozenset[tuple[str, ...]]:
-        if index not in sets:
-            sets[index] = _shingle_set(text_of(index))
-        return sets[index]
-
-    for group in groups:
+    chosen = list(groups)
+    sets = _sets_of(chosen, text_of)
+    for group in chosen:
         leaders: list[int] = []
         for index in sorted(map(int, group), key=ranks.__getitem__):
             is_new = True
             for leader in leaders:
                 if (leader, index) not in compared:
                     compared.add((leader, index))
-                    is_like = _similarity(shingles(leader), shingles(index)) >= threshold
+                    is_like = _similarity(sets[leader], sets[index]) >= threshold
                     if is_like and (may_drop is None or may_drop(index, leader)):
                         similar[index].add(leader)
                 is_new = is_new and leader not in similar.get(index, ())
@@ -210,6 +143,15 @@ def drop_near_duplicates(
             if is_new or len(leaders) < _COMPARE_ALL:
                 leaders.append(index)
     return _survivors(similar, ranks)
+
+
+def _sets_of(groups: Sequence[npt.NDArray[np.int64]], text_of: Callable[[int], str]) -> dict[int, Hashes]:
+    """Return the shingles of each text in a group, by its index."""
+    if not groups:
+        return {}
+    wanted = np.unique(np.concatenate(groups)).tolist()
+    found = shingles_in_chunks(map(text_of, wanted))
+    return dict(zip(wanted, itertools.chain.from_iterable(shingles.sets() for shingles in found), strict=True))
 
 
 def _survivors(similar: dict[int, set[int]], ranks: npt.NDArray[np.int64]) -> dict[int, int]:

@@ -5,12 +5,14 @@ They choose rows, told by document and position, from streams of all rows; a str
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts
@@ -44,6 +46,7 @@ FILTER_COLUMNS = ("document", "position", "messages")
 _PLACE = ["document", "position"]
 _COLUMNS = {"passage": [*_PLACE, "passage", "messages", "fact"], "question": [*_PLACE, "messages", "fact"]}
 _MIN_COSINE = 0.1
+_DIGEST_BYTES = 16
 
 
 class _DropChosen(Step[Mapping[str, Any], Mapping[str, Any]]):
@@ -132,52 +135,28 @@ def question_of(turns: Iterable[Mapping[str, object]]) -> str:
     return next((str(turn["content"]) for turn in reversed(list(turns)) if turn["role"] == "user"), "")
 
 
-@dataclass
-class _Units:
-    """Units in the order of their first rows.
-
-    Args:
-        index: index by name.
-        firsts: the smallest place of each.
-        places: all places of each.
-    """
-
-    index: dict[str, int]
-    firsts: list[Place]
-    places: list[list[Place]]
+_PLACE_ORDER = [("document", "ascending"), ("position", "ascending")]
 
 
 def find_near_duplicates(tables: Tables, unit: Unit, threshold: float) -> set[Place]:
     """Return the places of rows whose passage or question is nearly that of an earlier document or position.
 
-    Texts whose names or numbers differ are different facts, however alike they are, and stay.
+    Texts whose names or numbers differ are different facts, however alike they are, and stay. About 200 bytes a row are
+    held in this process, and the texts of candidates.
     """
     bands = Bands.for_threshold(threshold)
-    units = _Units({}, [], [])
-    digests: list[bytes] = []
-    signed: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
-    for table in tables(_Sign(unit, bands), _COLUMNS[unit]):
-        for name, document, position, digest, band in zip(
-            *(table[column].to_pylist() for column in _SIGNED), strict=True
-        ):
-            place = (document, position)
-            at = units.index.setdefault(name, len(units.index))
-            if at == len(units.firsts):
-                units.firsts.append(place)
-                units.places.append([place])
-                digests.append(digest)
-                signed.append(np.frombuffer(band, dtype=np.uint64))
-            else:
-                units.places[at].append(place)
-                if place < units.firsts[at]:
-                    # Of a question's phrasings the first one stands for it, whichever comes first.
-                    units.firsts[at], digests[at], signed[at] = place, digest, np.frombuffer(band, dtype=np.uint64)
-    if not digests:
+    signed = [table.cast(_signed(bands)) for table in tables(_Sign(unit, bands), _COLUMNS[unit])]
+    if not any(table.num_rows for table in signed):
         return set()
-    order = sorted(range(len(digests)), key=units.firsts.__getitem__)
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order))
-    signatures = Signatures(digests, np.stack(signed))
+    rows = pa.concat_tables(signed).sort_by([("name", "ascending"), *_PLACE_ORDER]).combine_chunks()
+    del signed
+    names = _fixed(rows["name"])
+    # Of a question's phrasings the first one stands for it, whichever comes first.
+    is_first = np.concatenate([[True], (names[1:] != names[:-1]).any(axis=1)])
+    units = rows.filter(pa.array(is_first)).combine_chunks()
+    ranks = np.empty(units.num_rows, dtype=np.int64)
+    ranks[pc.sort_indices(units, sort_keys=_PLACE_ORDER).to_numpy()] = np.arange(units.num_rows)
+    signatures = Signatures(units["digest"].to_pylist(), _fixed(units["bands"]).view("<u8"))
     texts, whole = _texts(tables, unit, units, signatures)
     dropped = resolve(
         signatures,
@@ -186,10 +165,34 @@ def find_near_duplicates(tables: Tables, unit: Unit, threshold: float) -> set[Pl
         threshold=threshold,
         may_drop=lambda one, other: names_and_numbers(whole[one]) == names_and_numbers(whole[other]),
     )
-    return {place for index in dropped for place in units.places[index]}
+    is_dropped = np.zeros(units.num_rows, dtype=bool)
+    is_dropped[list(dropped)] = True
+    return set(_places(rows.filter(pa.array(is_dropped[np.cumsum(is_first) - 1]))))
 
 
-_SIGNED = ("name", "document", "position", "digest", "bands")
+def _signed(bands: Bands) -> pa.Schema:
+    """Return the columns of signed rows: unit and place, and digest and bands of the unit's text."""
+    return pa.schema(
+        [
+            ("name", pa.binary(_DIGEST_BYTES)),
+            ("document", pa.large_string()),
+            ("position", pa.int32()),
+            ("digest", pa.binary(_DIGEST_BYTES)),
+            ("bands", pa.binary(8 * bands.count)),
+        ]
+    )
+
+
+def _fixed(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the bytes of a column of values of one length, a row for each."""
+    width = column.type.byte_width
+    values = column.combine_chunks()
+    end = values.offset + len(values)
+    return np.frombuffer(values.buffers()[1], dtype=np.uint8, count=end * width).reshape(end, width)[values.offset :]
+
+
+def _places(table: pa.Table) -> Iterator[Place]:
+    yield from zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
 
 
 @dataclass(frozen=True)
@@ -203,23 +206,33 @@ class _Sign:
         names, texts, whole = _texts_of(table, self.unit)
         signatures = sign(texts, self.bands)
         facts = (" ".join(sorted(names_and_numbers(text))).encode("utf-8", "surrogatepass") for text in whole)
-        digests = [digest + of_facts for digest, of_facts in zip(signatures.digests, facts, strict=True)]
-        bands = [row.tobytes() for row in np.ascontiguousarray(signatures.bands)]
-        columns = [pa.array(names), table["document"], table["position"]]
-        return pa.table([*columns, pa.array(digests, pa.binary()), pa.array(bands, pa.binary())], _SIGNED)
+        pairs = zip(signatures.digests, facts, strict=True)
+        columns = [
+            [_digest(name.encode("utf-8", "surrogatepass")) for name in names],
+            table["document"].to_pylist(),
+            table["position"].to_pylist(),
+            [_digest(digest + of_facts) for digest, of_facts in pairs],
+            [row.astype("<u8").tobytes() for row in signatures.bands],
+        ]
+        return pa.table(columns, schema=_signed(self.bands))
 
 
-def _texts(tables: Tables, unit: Unit, units: _Units, signatures: Signatures) -> tuple[dict[int, str], dict[int, str]]:
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
+def _texts(
+    tables: Tables, unit: Unit, units: pa.Table, signatures: Signatures
+) -> tuple[dict[int, str], dict[int, str]]:
     """Return the two texts of `_texts_of` of each unit that has a candidate, by index."""
-    wanted = {int(index) for group in candidates(signatures.bands) for index in group}
-    first = {units.firsts[index]: index for index in wanted}
+    wanted = sorted({int(index) for group in candidates(signatures.bands) for index in group})
     found: tuple[dict[int, str], dict[int, str]] = {}, {}
     if not wanted:
         return found
+    first = dict(zip(_places(units.select(_PLACE).take(wanted)), wanted, strict=True))
     for table in tables(_same, _COLUMNS[unit]):
-        places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
         _, texts, whole = _texts_of(table, unit)
-        for place, text, whole_text in zip(places, texts, whole, strict=True):
+        for place, text, whole_text in zip(_places(table), texts, whole, strict=True):
             if place in first:
                 found[0][first[place]], found[1][first[place]] = text, whole_text
     return found
@@ -240,8 +253,9 @@ def find_off_domain(tables: Tables, domain: str | None) -> set[Place]:
     far: set[Place] = set()
     for table in tables(_same, _COLUMNS["passage"]):
         cosines = embed(passages_of(table)).astype(float) @ center
-        places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
-        far.update(place for place, cosine in zip(places, cosines.tolist(), strict=True) if cosine < _MIN_COSINE)
+        far.update(
+            place for place, cosine in zip(_places(table), cosines.tolist(), strict=True) if cosine < _MIN_COSINE
+        )
     return far
 
 

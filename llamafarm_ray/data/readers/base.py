@@ -121,10 +121,11 @@ class Outline:
 
     def table(self, lines: Iterable[str]) -> None:
         """Add a table, a block for each row, see :func:`table_lines`."""
-        rows = [" ".join(line.split()) for line in lines]
-        self._num_tables += any(rows)
-        for number, row in enumerate(rows, start=1):
-            if row:
+        is_new = True
+        for number, line in enumerate(lines, start=1):
+            if row := " ".join(line.split()):
+                self._num_tables += is_new
+                is_new = False
                 self._add(row, TablePlace(self._num_tables, number, number))
 
     def _add(self, block: str, table: TablePlace | None = None) -> None:

@@ -110,8 +110,17 @@ class _DelimitedWriter(_TableWriter):
 class _ParquetWriter(_TableWriter):
     def close(self) -> None:
         rows = [_with_text(row) for row in self._rows]
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in self._columns}), self._file)
+        columns = {name: _column([row.get(name) for row in rows]) for name in self._columns}
+        pq.write_table(pa.table(columns), self._file)
         super().close()
+
+
+def _column(values: list[object]) -> pa.Array:
+    """Return values as a column; as JSON where they are of several types, as the contents of turns with images are."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else _cell(value) for value in values])
 
 
 def _with_text(record: Record) -> dict[str, object]:

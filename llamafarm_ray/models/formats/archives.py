@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from llamafarm_ray.errors import InputError, StorageError
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.storage.archive_checks import check_zip
+from llamafarm_ray.storage.downloads.archives import unpack_members
 from llamafarm_ray.storage.shards import INDEX
 
 __all__ = ["ARCHIVES", "find_model", "is_archive", "unpack_model"]
@@ -68,18 +68,7 @@ def unpack_model(path: Path, folder: Path) -> Path:
         StorageError: there is no room for it.
     """
     members = find_model(path)
-    needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
-    if needed > free:
-        raise StorageError(
-            f"The model in {str(path)!r} takes {needed} bytes, and {free} are free in {folder}.", hint="Free some."
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in members:
-                with archive.open(member) as source, (folder / _base_name(member)).open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)  # no more than the size that was checked
-    except _DAMAGE as error:
-        raise InputError(f"{str(path)!r} can't be unpacked: {error}.", hint="Download it again.") from None
+    unpack_members(path, {_base_name(member): member.filename for member in members}, folder)
     is_file = members[0].filename.lower().endswith(".gguf")
     return folder / _base_name(members[0]) if is_file else folder
 

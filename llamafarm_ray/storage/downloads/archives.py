@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
@@ -25,7 +25,7 @@ from llamafarm_ray.storage.failures import NO_SPACE
 from llamafarm_ray.storage.paths import path_problem
 from llamafarm_ray.storage.ranges import PIECE_BYTES
 
-__all__ = ["ARCHIVES", "is_archive", "unpack_model", "unpack_tar"]
+__all__ = ["ARCHIVES", "is_archive", "unpack_members", "unpack_model", "unpack_tar"]
 
 _ZIPS = (".zip", ".whl")
 _ZSTANDARD = (".tar.zst", ".tzst")
@@ -46,8 +46,7 @@ def unpack_model(archive: Path, folder: Path, include: Sequence[str]) -> None:
         InputError: the archive is broken or hostile, or holds no model or several.
         StorageError: the disk has no room for it.
     """
-    opened = _Zip(archive) if archive.name.lower().endswith(_ZIPS) else _Tar(archive)
-    with opened:
+    with _opened(archive) as opened:
         sizes = opened.sizes
         top = _model_folder(sizes, archive.name)
         inside = {name[len(top) :]: size for name, size in sizes.items() if name.startswith(top)}
@@ -64,6 +63,26 @@ def unpack_tar(archive: Path, folder: Path) -> None:
     """
     with _Tar(archive) as opened:
         _extract(opened, {name: name for name in opened.sizes}, folder)
+
+
+def unpack_members(archive: Path, names: Mapping[str, str], folder: Path) -> None:
+    """Write some plain files of an archive into a folder.
+
+    Args:
+        archive: a zip file or a tar file.
+        names: names in the archive, by the paths in the folder.
+        folder: an existing folder.
+
+    Raises:
+        InputError: the archive is broken or hostile.
+        StorageError: the disk has no room for them.
+    """
+    with _opened(archive) as opened:
+        _extract(opened, names, folder)
+
+
+def _opened(archive: Path) -> _Zip | _Tar:
+    return _Zip(archive) if archive.name.lower().endswith(_ZIPS) else _Tar(archive)
 
 
 class _Zip:
@@ -155,7 +174,7 @@ def _folders(sizes: dict[str, int | None], suffix: str) -> set[str]:
     return {str(PurePosixPath(name).parent) for name in sizes if name.lower().endswith(suffix)}
 
 
-def _extract(opened: _Zip | _Tar, names: dict[str, str], folder: Path) -> None:
+def _extract(opened: _Zip | _Tar, names: Mapping[str, str], folder: Path) -> None:
     for target in names:
         if problem := path_problem(target):
             raise InputError(f"{opened.path.name} holds {target[:200]!r}, which {problem}.", hint="Don't trust it.")

@@ -19,7 +19,7 @@ class Listing:
 
     Attributes:
         resolved: identity that changes with the files: a commit, an ETag, a digest; empty if the source has none.
-        files: files to fetch.
+        files: files to fetch; layers in the order in which they are put onto each other.
         archives: paths of those among them that hold the model in a compressed or packed form.
         licence: the licence that the source names, where it does so outside of the files.
         is_layered: True if the archives are parts of one folder; otherwise one holds a model among other files.

@@ -121,8 +121,8 @@ class Staging:
             (archive,) = listing.archives
             unpack_model(self._files / archive, folder, include)
             return folder
-        for archive in sorted(listing.archives):
-            unpack_tar(self._files / archive, folder)
+        for archive in (one.path for one in listing.files if one.path in listing.archives):
+            unpack_tar(self._files / archive, folder)  # in the manifest's order: a file of a later layer stays
         for one in listing.files:
             if one.path not in listing.archives:
                 target = folder / one.path

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llamafarm_ray.data.reading import RowResult, is_built, parsed_rows, read_dataset
 from llamafarm_ray.data.records import find_records
-from llamafarm_ray.data.unused_fields import UnusedFields
+from llamafarm_ray.data.unused_fields import UnusedFields, has_images
 
 __all__ = ["BadRow", "Validation", "validate"]
 
@@ -86,11 +86,15 @@ def validate(path: Path, *, max_bad: int) -> Validation:
     return Validation(rows, num_bad, tuple(bad), num_duplicates, num_leaked, unused.counts())
 
 
+def _unused(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("images",) if has_images(row) else ()
+
+
 def _results(path: Path) -> Iterator[tuple[str, RowResult]]:
     if is_built(path):
         found = read_dataset(path)
         for split, rows in found.rows.items():
-            yield from ((split, RowResult(path, "", found.kind, [row])) for row in rows)
+            yield from ((split, RowResult(path, "", found.kind, [row], unused=_unused(row))) for row in rows)
         return
     for split, records in find_records(path).items():
         root = Path(os.path.commonpath([file.path.parent for file in records.files]))

@@ -55,8 +55,8 @@ def test_marks_of_turns_have_a_column_where_there_are_marks(tmp_path):
 
 
 def test_a_bad_record_is_found_without_a_cluster(tmp_path):
-    with pytest.raises(InputError, match=r"line 3 has 'images'"):
-        check_dataset(write(tmp_path / "qa.jsonl", [*records(2), {**records(1)[0], "images": ["x"]}]))
+    with pytest.raises(InputError, match=r"line 3 has 'videos'"):
+        check_dataset(write(tmp_path / "qa.jsonl", [*records(2), {**records(1)[0], "videos": ["x"]}]))
     with pytest.raises(InputError, match="at least two different prompts"):
         check_dataset(write(tmp_path / "one.jsonl", records(1)), split_ratio=0.5)
     (tmp_path / "empty").mkdir()

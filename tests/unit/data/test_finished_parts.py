@@ -1,10 +1,12 @@
 """Finished parts of a build are found again by what decides them, and by nothing else."""
 
+import zipfile
+
 import pyarrow as pa
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data import finished, stages
+from llamafarm_ray.data import documents, finished, stages
 from llamafarm_ray.data.documents import files_table, process_documents
 from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.sources import SourceFile, Sources
@@ -41,6 +43,34 @@ def test_a_damaged_part_is_made_again(parts):
     assert parts.load("x").equals(TABLE)
 
 
+def test_a_part_of_several_tables_appears_when_it_is_finished(parts):
+    with parts.open(TABLE.schema, "x") as part:
+        for _ in range(3):
+            part.add(TABLE)
+            assert parts.stream(TABLE.schema, "x") is None
+        part.finish()
+    assert [table.equals(TABLE) for table in parts.stream(TABLE.schema, "x")] == [True] * 3
+    assert parts.stream(pa.schema([("other", pa.string())]), "x") is None
+    with parts.open(TABLE.schema, "y") as part:
+        part.add(TABLE)
+    assert parts.stream(TABLE.schema, "y") is None
+    assert len(list(parts.folder.iterdir())) == 1
+
+
+def test_of_a_part_that_is_damaged_at_its_end_nothing_is_used(parts):
+    large = pa.table({"text": [str(number) * 20 for number in range(50_000)]})
+    with parts.open(large.schema, "x") as part:
+        part.add(large)
+        part.add(large)
+        part.finish()
+    (path,) = parts.folder.iterdir()
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half : half + 5000] = bytes(5000)
+    path.write_bytes(bytes(data))
+    assert parts.stream(large.schema, "x") is None
+
+
 def test_cleared_parts_are_gone_and_clearing_nothing_is_fine(parts):
     parts.clear()
     parts.save(TABLE, "x")
@@ -73,7 +103,10 @@ def in_process(monkeypatch):
     def processed(some, config, *, by_rules, on_use):
         for index, task in enumerate(some):
             tasks.append([file.path for file in task])
-            yield index, process_documents(files_table(task), config=config, by_rules=by_rules)
+            *tables, last = process_documents(files_table(task), config=config, by_rules=by_rules)
+            for table in tables:
+                yield index, table, False
+            yield index, last, True
 
     monkeypatch.setattr(stages, "_processed", processed)
     return tasks
@@ -93,6 +126,29 @@ def test_a_file_that_did_not_change_is_read_once(tmp_path, parts, in_process):
     files = [SourceFile("a.md", bytes(path))]
     assert read(files, parts).digests == read(files, parts).digests
     assert in_process == [["a.md"]]
+
+
+def test_a_long_document_and_an_archive_come_back_in_tables_of_bounded_size(tmp_path, parts, in_process, monkeypatch):
+    monkeypatch.setattr(documents, "_TABLE_BYTES", 2000)
+    monkeypatch.setattr(documents, "_ROWS_OF_PASSAGES", 4)
+    path = tmp_path / "a.zip"
+    long = "\n\n".join(f"# Mill {number}\n\nThe mill of village {number} opens at 09:00." for number in range(30))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a.md", "b.md"):
+            archive.writestr(name, long)
+    files = [SourceFile("a.zip", bytes(path))]
+    config = DatasetConfig()
+    tables = list(process_documents(files_table(files), config=config, by_rules=True))
+    assert len(tables) > 5
+    assert max(len(row["examples"]) for table in tables for row in table.to_pylist()) == 4
+    assert [row["is_last"] for table in tables for row in table.to_pylist()].count(True) == 1
+    found = [read(files, parts) for _ in range(2)]
+    assert in_process == [["a.zip"]]
+    for harvest in found:
+        assert sorted(harvest.digests) == ["a.zip!/a.md", "a.zip!/b.md"]
+        assert harvest.num_facts == {"a.zip!/a.md": 30, "a.zip!/b.md": 30}
+        assert harvest.ledger.counts("passages").rows_out == 60
+        assert sum(table.num_rows for table in harvest.rows) == harvest.ledger.counts("limit").rows_out > 0
 
 
 def test_a_file_behind_a_uri_is_read_again_as_it_may_have_changed(tmp_path, parts, in_process):

@@ -213,7 +213,8 @@ def test_earlier_turns_and_a_system_prompt_beside_the_turns_come_first():
         ({"messages": chat(tool_calls=[{"id": "1"}])}, r"no function with a name as messages\[1\].tool_calls\[0\]"),
         ({"messages": chat(reasoning_content="Hm.")}, r"'messages\[1\].reasoning_content', .* put the reasoning into"),
         ({"messages": chat(name="Ada")}, r"has 'messages\[1\].name'"),
-        ({"messages": chat(), "images": ["a.png"]}, "has 'images', which can't be used: only text"),
+        ({"messages": chat(), "images": ["a.png"]}, "has 1 images, and 0 marks <image> for them"),
+        ({"messages": chat(), "videos": ["a.mp4"]}, "has 'videos', which can't be used: only text and references"),
         ({"messages": chat(), "conversations": [{"from": "human", "value": "x"}]}, "has both 'messages' and 'conv"),
         (
             {"system": "Be long.", "messages": [{"role": "system", "content": "Be brief."}, *chat()]},

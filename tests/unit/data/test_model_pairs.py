@@ -80,7 +80,7 @@ def test_passages_and_examples_survive_the_way_through_a_table():
 def test_with_a_model_a_document_gives_its_passages_and_their_number(tmp_path):
     path = tmp_path / "a.md"
     path.write_text("# Mill\n\nThe mill opens at 09:00.\n\n# Shop\n\nThe shop sells flour.\n")
-    table = process_documents(files_table([SourceFile("a.md", bytes(path))]), config=CONFIG, by_rules=False)
+    (table,) = process_documents(files_table([SourceFile("a.md", bytes(path))]), config=CONFIG, by_rules=False)
     (row,) = table.to_pylist()
     passages = [Passage.from_json(text) for text in row["passages"]]
     assert [(one.index, one.num_passages, one.text) for one in passages] == [

@@ -1,9 +1,12 @@
 """Links and the rows of tables stay with the passage that they are in, and with the rows made from it."""
 
+import io
 import json
 
+import pptx
 import pytest
-from document_files import read, word
+from document_files import pdf, pdf_line, read, word, zipped
+from pptx.util import Cm
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import files_table, process_documents
@@ -76,6 +79,7 @@ The mill opens at eight, see [[https://mill.example/hours][the hours]].
 | child | two euros |
 """
 HOURS = "https://mill.example/hours"
+KIDS = "https://mill.example/kids"
 
 
 def passages(name, data, words=80):
@@ -120,10 +124,85 @@ def test_word_documents_name_the_targets_of_their_links():
     assert (passage.text, passage.links) == ("The mill opens at eight.\nSee the hours", (HOURS,))
 
 
+def test_pdf_files_name_the_targets_of_their_links_and_the_rows_of_their_tables():
+    def write(document):
+        pdf_line(document, "The mill opens at eight on every day of the week.")
+        document.cell(0, 8, "See the hours of the mill.", link=HOURS, new_x="LMARGIN", new_y="NEXT")
+        document.ln(20)
+        for row in (("visitor", "price"), ("adult", "four euros"), ("child", "two euros")):
+            for text, target in zip(row, (KIDS if row[0] == "child" else "", ""), strict=True):
+                document.cell(90, 8, text, link=target)
+            document.ln()
+
+    (passage,) = passages("a.pdf", pdf(lambda document: (document.add_page(), write(document))))
+    assert passage.links == (HOURS, KIDS)
+    assert [(place.table, place.first_row, place.last_row) for place in passage.tables] == [(1, 1, 3)]
+
+
+def test_a_link_inside_of_a_pdf_file_is_none_and_one_belongs_to_the_paragraph_that_it_is_in():
+    def write(document):
+        document.add_page()
+        document.multi_cell(
+            0, 8, "The mill opens at eight on every day of the week. " * 6, new_x="LMARGIN", new_y="NEXT"
+        )
+        document.ln(20)
+        document.cell(0, 8, "The barn is open too.", link=HOURS, new_x="LMARGIN", new_y="NEXT")
+        document.ln(20)
+        document.cell(0, 8, "More is on the next page.", link=document.add_link(page=1))
+
+    (section,) = read("a.pdf", pdf(write)).sections
+    assert [mark.links for mark in section.marks] == [(), (HOURS,), ()]
+
+
+def test_slides_name_the_targets_of_links_in_texts_tables_and_shapes():
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    box = slide.shapes.add_textbox(0, 0, Cm(10), Cm(2))
+    run = box.text_frame.paragraphs[0].add_run()
+    run.text, run.hyperlink.address = "See the hours", HOURS
+    table = slide.shapes.add_table(2, 2, 0, Cm(3), Cm(10), Cm(4)).table
+    for place, text in enumerate(("visitor", "price", "child", "two euros")):
+        table.cell(place // 2, place % 2).text = text
+    table.cell(1, 0).text_frame.paragraphs[0].runs[0].hyperlink.address = KIDS
+    shape = slide.shapes.add_textbox(0, Cm(8), Cm(10), Cm(2))
+    shape.text_frame.text = "The shop"
+    shape.click_action.hyperlink.address = "https://mill.example/shop"
+    written = io.BytesIO()
+    presentation.save(written)
+    (section,) = read("a.pptx", written.getvalue()).sections
+    links = [mark.links for mark in section.marks]
+    assert links == [(HOURS,), (KIDS,), (), ("https://mill.example/shop",)]
+
+
+def test_opendocument_texts_name_the_targets_of_their_links():
+    namespaces = "".join(
+        f' xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "text", "table")
+    )
+    content = (
+        f'<office:document-content{namespaces} xmlns:xlink="http://www.w3.org/1999/xlink"><office:body><office:text>'
+        f'<text:p>See <text:a xlink:href="{HOURS}">the <text:span>hours</text:span></text:a> of the mill.</text:p>'
+        "<text:p>The mill opens at eight.</text:p></office:text></office:body></office:document-content>"
+    )
+    (section,) = read("a.odt", zipped({"content.xml": content})).sections
+    assert section.blocks == ("See the hours of the mill.", "The mill opens at eight.")
+    assert [mark.links for mark in section.marks] == [(HOURS,), ()]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_rows_of_delimited_files_are_rows_of_one_table(name):
+    data = "visitor,price\nadult,four euros\n\nchild,two euros\nguest,nothing\n".replace(
+        ",", "," if name == "a.csv" else "\t"
+    )
+    (section,) = read(name, data.encode()).sections
+    assert section.blocks[0] == "visitor: adult; price: four euros"
+    assert [mark.table for mark in section.marks] == [TablePlace(1, row, row) for row in (1, 2, 3)]
+
+
 def test_rows_carry_the_metadata_and_leave_it_out_with_the_rest_of_their_origin(tmp_path):
     (tmp_path / "a.md").write_bytes(MARKDOWN)
     files = files_table([SourceFile("a.md", bytes(tmp_path / "a.md"))])
-    (result,) = process_documents(files, config=DatasetConfig(), by_rules=True).to_pylist()
+    (table,) = process_documents(files, config=DatasetConfig(), by_rules=True)
+    (result,) = table.to_pylist()
     told = [json.loads(row["provenance"]) for row in result["examples"]]
     tables = [{"table": 1, "first_row": 1, "last_row": 2}, {"table": 2, "first_row": 1, "last_row": 1}]
     assert any(one.get("links") == [HOURS] for one in told)
@@ -176,7 +255,8 @@ def test_rows_of_records_carry_their_metadata_and_personal_data_in_it_is_redacte
     }
     (tmp_path / "a.json").write_text(json.dumps([record]))
     files = files_table([SourceFile("a.json", bytes(tmp_path / "a.json"))])
-    (result,) = process_documents(files, config=DatasetConfig(), by_rules=True).to_pylist()
+    (table,) = process_documents(files, config=DatasetConfig(), by_rules=True)
+    (result,) = table.to_pylist()
     assert result["examples"]
     for row in result["examples"]:
         assert json.loads(row["provenance"])["metadata"] == {"card": "[CARD]", "source": "wiki"}

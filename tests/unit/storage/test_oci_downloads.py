@@ -111,6 +111,14 @@ def test_layers_that_are_packed_are_unpacked(get, registry, kind):
     assert content(get(reference(registry, "models/tiny:v1")).folder) == MODEL
 
 
+def test_layers_are_unpacked_in_the_manifests_order_and_a_later_one_stays(get, registry):
+    kind = "application/vnd.x.v1.tar"
+    numbered = [(kind, {}, tar({"config.json": b'{"layer": %d}' % number}, bytes)) for number in range(12)]
+    registry.push("models/tiny", "v1", [(kind, {}, tar(MODEL, bytes)), *numbered])
+    found = content(get(reference(registry, "models/tiny:v1")).folder)
+    assert found == MODEL | {"config.json": b'{"layer": 11}'}
+
+
 def test_an_ollama_model_is_a_gguf_with_a_licence(get, registry):
     layers = [
         ("application/vnd.ollama.image.model", {}, gguf_bytes()),

@@ -17,6 +17,7 @@ __all__ = ["OdsReader", "OdtReader"]
 _NS = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
 _OFFICE, _TEXT, _TABLE, _STYLE = (_NS % name for name in ("office", "text", "table", "style"))
 _DRAW = _NS % "drawing"
+_TARGET = "{http://www.w3.org/1999/xlink}href"
 _MANIFEST = "META-INF/manifest.xml"
 _SKIPPED = frozenset(
     [f"{_OFFICE}annotation", f"{_OFFICE}annotation-end", f"{_DRAW}frame", f"{_DRAW}custom-shape"]
@@ -181,6 +182,8 @@ class _Walk:
             elif tag == f"{_TEXT}line-break":
                 parts.append("\n")
             elif tag not in _SKIPPED and element.get(f"{_TEXT}style-name") not in self._hidden:
+                if tag == f"{_TEXT}a":
+                    self._outline.link(element.get(_TARGET, ""))
                 for child in reversed(element):
                     stack += [child.tail or "", child]
                 stack.append(element.text or "")

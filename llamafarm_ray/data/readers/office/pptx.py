@@ -51,13 +51,32 @@ def _add_slide(slide: Any, outline: Outline) -> None:
         if shape.is_placeholder and shape.placeholder_format.type in _FURNITURE:
             continue
         if getattr(shape, "has_table", False):
+            for cell in (cell for row in shape.table.rows for cell in row.cells):
+                for paragraph in cell.text_frame.paragraphs:
+                    _add_links(paragraph, outline)
             outline.table(rows_as_lines([[cell.text for cell in row.cells] for row in shape.table.rows]))
         elif shape.has_text_frame:
-            for paragraph in shape.text_frame.paragraphs:
-                outline.block(paragraph.text)
+            outline.link(_shape_target(shape))
+            _add_text(shape.text_frame, outline)
     if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
-        for paragraph in slide.notes_slide.notes_text_frame.paragraphs:
-            outline.block(paragraph.text)
+        _add_text(slide.notes_slide.notes_text_frame, outline)
+
+
+def _add_text(frame: Any, outline: Outline) -> None:
+    for paragraph in frame.paragraphs:
+        _add_links(paragraph, outline)
+        outline.block(paragraph.text)
+
+
+def _add_links(paragraph: Any, outline: Outline) -> None:
+    """Add the links of a paragraph's runs to the block that comes next."""
+    for run in paragraph.runs:
+        outline.link(run.hyperlink.address or "")
+
+
+def _shape_target(shape: Any) -> str:
+    """Return the address to which a click on a shape leads; "" if it leads to none."""
+    return str(shape.click_action.hyperlink.address or "") if shape.element.xpath(".//p:cNvPr/a:hlinkClick") else ""
 
 
 def _shapes(shapes: Any) -> Iterator[Any]:

@@ -45,6 +45,7 @@ class Line:
         base: its base line, in points from the bottom.
         size: of its font, in points.
         cells: runs with wide gaps between them, if there are several on the line.
+        links: addresses that parts of it lead to.
     """
 
     text: str
@@ -53,6 +54,7 @@ class Line:
     base: float
     size: float
     cells: list[Line] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
 
 def lines_of(textpage: PdfTextPage) -> list[Line]:

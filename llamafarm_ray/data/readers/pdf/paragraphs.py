@@ -57,6 +57,7 @@ class Paragraphs:
         self._sizes = sorted({line.size for line in lines if self._is_large(line)}, reverse=True)
         self._words = Counter(word for line in lines for word in re.findall(r"[\w-]+", line.text.lower()))
         self._text, self._page = "", 1  # the paragraph that is open, and the page on which it began
+        self._lines: list[Line] = []  # of the paragraph
         self._heading: list[Line] = []
         self._number = 0
         self._in_contents = False  # below a heading "Contents"
@@ -71,10 +72,9 @@ class Paragraphs:
             for item in _with_tables(page):
                 if isinstance(item, list):
                     self._end_all(number)
-                    for line in rows_as_lines(
-                        [[cell.text.replace(DIVIDED, "-") for cell in row.cells] for row in item]
-                    ):
-                        self._outline.block(line)
+                    self._add_links(item)
+                    rows = [[cell.text.replace(DIVIDED, "-") for cell in row.cells] for row in item]
+                    self._outline.table(rows_as_lines(rows))
                     previous = None
                 elif self._is_large(item) and len(item.text.split()) <= _MAX_HEADING_WORDS:
                     self._end_paragraph()
@@ -95,9 +95,10 @@ class Paragraphs:
         item = list_item(line.text, self._number)
         if item is None and previous is not None and shape.goes_on(previous, line, new_page=new_page):
             self._text = self._join(self._text, line.text)
+            self._lines.append(line)
             return
         self._end_paragraph()
-        self._page = number
+        self._page, self._lines = number, [line]
         self._text, self._number = item or (line.text, self._number)
 
     def _end_all(self, number: int) -> None:
@@ -108,8 +109,14 @@ class Paragraphs:
     def _end_paragraph(self) -> None:
         if self._text:
             self._outline.page(self._page)
+            self._add_links(self._lines)
             self._outline.block(self._text.replace(DIVIDED, "-"))
-        self._text = ""
+        self._text, self._lines = "", []
+
+    def _add_links(self, lines: Sequence[Line]) -> None:
+        """Add the links of lines to the block that comes next."""
+        for target in (target for line in lines for target in line.links):
+            self._outline.link(target)
 
     def _end_heading(self) -> None:
         if self._heading:
@@ -117,6 +124,7 @@ class Paragraphs:
             text = ""
             for line in self._heading:
                 text = self._join(text, line.text) if text else line.text
+            self._add_links(self._heading)
             self._in_contents = CONTENTS.fullmatch(text) is not None
             self._outline.heading(self._sizes.index(self._heading[0].size) + 1, text.replace(DIVIDED, "-"))
         self._heading = []

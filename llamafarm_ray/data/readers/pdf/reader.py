@@ -16,6 +16,7 @@ from llamafarm_ray.data.readers.base import (
     OversizedDocumentError,
     Reader,
 )
+from llamafarm_ray.data.readers.pdf.links import add_links
 from llamafarm_ray.data.readers.pdf.page import Line, lines_of
 from llamafarm_ray.data.readers.pdf.paragraphs import CONTENTS, Paragraphs, body_size
 from llamafarm_ray.data.readers.pdf.recognition import recognized_lines
@@ -75,6 +76,7 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int,
             if num_chars > _MAX_CHARS:
                 raise OversizedDocumentError(f"it has more than {_MAX_CHARS} characters.")
             pages.append(lines_of(textpage))
+            add_links(pages[-1], page)
             if _is_stamp(pages[-1], page.get_height()) and _is_scan(page):
                 pages[-1] = recognized_lines(page)
                 num_recognized += bool(pages[-1])

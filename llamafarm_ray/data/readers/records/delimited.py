@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from llamafarm_ray.data.readers.base import MAX_TEXT_BYTES, BrokenDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.records.record import record_line
@@ -29,7 +29,7 @@ class CsvReader(Reader):
         try:
             csv.field_size_limit(max(csv.field_size_limit(), len(text)))
             rows = csv.reader(io.StringIO(text, newline=""), self.dialect(text[:_SNIFFED_CHARS]))
-            _add(rows, outline)
+            outline.table(_lines(rows))
         except csv.Error as error:
             raise BrokenDocumentError(f"it is not valid {self.name} ({error}).") from error
         return ""
@@ -61,7 +61,8 @@ def _whole_lines(sample: str) -> str:
     return sample[: end + 1] if end > 0 else sample
 
 
-def _add(rows: Iterable[list[str]], outline: Outline) -> None:
+def _lines(rows: Iterable[list[str]]) -> Iterator[str]:
+    """Yield a line for each row that says something, without the header."""
     header: list[str] | None = None
     first = True
     for row in rows:
@@ -74,10 +75,10 @@ def _add(rows: Iterable[list[str]], outline: Outline) -> None:
                 header = cells
                 continue
         if header is None:
-            outline.block("; ".join(cell for cell in cells if cell))
+            yield "; ".join(cell for cell in cells if cell)
         else:
             names = header + [""] * (len(cells) - len(header))
-            outline.block(_line(names, cells))
+            yield _line(names, cells)
 
 
 def _line(names: list[str], cells: list[str]) -> str:

@@ -40,7 +40,8 @@ def build(folder, quality, documents):
     harvest = Harvest()
     for step in step_names(config, by_rules=True):
         harvest.ledger.counts(step)
-    harvest.take(process_documents(files_table(files), config=config, by_rules=True))
+    for table in process_documents(files_table(files), config=config, by_rules=True):
+        harvest.take(table)
     examples = Examples(harvest, config.quality_control, EvaluationTexts.of(["Who keeps the vault?"]))
     columns = ["id", "messages", "document", "position", "passage", "pii"]
     return harvest, list(examples.rows(columns, harvest.ledger)), config

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.quality.near_duplicates import Bands, _tokens, jaccard, near_duplicates, resolve, sign
+from llamafarm_ray.data.quality.near_duplicates import Bands, jaccard, near_duplicates, resolve, sign
+from llamafarm_ray.data.quality.shingles import _normal_forms
 from llamafarm_ray.data.text import normal_form
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("ar", "el", "in", "o", "ub") for c in ("", "an", "est", "ily")]
@@ -116,9 +117,48 @@ def test_bands_let_pairs_at_the_threshold_meet(threshold):
     assert 1 - (1 - threshold**bands.rows) ** bands.count >= 0.97
 
 
+def words_of(text):
+    return _normal_forms([text])[0].decode("utf-8", "surrogatepass").split(" ")
+
+
 @given(st.text(st.sampled_from("ab5.,:$%+- \n(") | st.characters(codec="ascii"), max_size=30))
 def test_ascii_words_say_what_the_normal_form_says(text):
-    assert "".join(_tokens(text)) == normal_form(text).replace(" ", "")
+    assert "".join(words_of(text)) == normal_form(text).replace(" ", "")
+
+
+def similarity_of_sets(one, other):
+    sets = []
+    for text in (one, other):
+        words = [word for word in words_of(text) if word]
+        runs = {tuple(words[at : at + 3]) for at in range(len(words) - 2)}
+        sets.append(runs or ({tuple(words)} if words else set()))
+    union = sets[0] | sets[1]
+    return len(sets[0] & sets[1]) / len(union) if union else 0.0
+
+
+SOME_WORDS = st.sampled_from(
+    ["mill", "Mill", "opens", "3.5", "caf\u00e9", "\u56f3\u66f8\u9928", "a" * 8, "a" * 9, "-", "on 7"]
+)
+
+
+@given(st.lists(SOME_WORDS, max_size=8), st.lists(SOME_WORDS, max_size=8))
+def test_the_similarity_is_that_of_sets_of_three_words(one, other):
+    one, other = " ".join(one), " ".join(other)
+    assert jaccard(one, other) == pytest.approx(similarity_of_sets(one, other))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 63, 64, 65, 200])
+def test_words_that_differ_in_one_letter_are_different(length):
+    one, other = "b" * length, "b" * (length - 1) + "c"
+    assert jaccard(f"the {one} opens", f"the {one} opens") == 1.0
+    assert jaccard(f"the {one} opens", f"the {other} opens") == 0.0
+    assert jaccard(one, other) == 0.0
+    assert jaccard(one, f"{one}b") == 0.0
+
+
+def test_a_sign_outside_of_ascii_makes_no_other_words():
+    one = 'He said: "The mill opens at 8.30 and closes at 17:00."'
+    assert near_duplicates([one, one.replace('"', "\u201d")], threshold=0.9) == {1: 0}
 
 
 def test_nothing_has_no_duplicates():
