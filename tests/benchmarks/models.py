@@ -52,7 +52,7 @@ class Scale:
     hits: int = 30
     rows: int = 8192
     schemes: tuple[str, ...] = SCHEMES
-    forms: tuple[str, ...] = ("gguf-q4_k_m",)
+    forms: tuple[str, ...] = ("int4", "gguf-q8_0", "gguf-q4_k_m")
 
 
 QUICK = Scale(1, 2, 20 * 1024**2, hits=3, rows=512, schemes=("gguf-q4_k_m",), forms=("gguf-q4_k_m",))

@@ -157,7 +157,9 @@ def test_the_page_shows_each_metric_under_its_name_with_its_labels_and_buckets()
 def test_one_trace_joins_the_client_the_gate_and_vllm(served):
     trace, parent = secrets.token_hex(16), secrets.token_hex(8)
     sent = {"traceparent": f"00-{trace}-{parent}-01"}
-    response = served.complete("bot:1.1.0", prompt="the word is xyzzy", headers_sent=sent, num_tokens=4, ignore_eos=True)
+    response = served.complete(
+        "bot:1.1.0", prompt="the word is xyzzy", headers_sent=sent, num_tokens=4, ignore_eos=True
+    )
 
     def joined(spans):
         return [span for span in spans if span.trace == trace]
