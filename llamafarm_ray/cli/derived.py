@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ def show_derived(
     record: VersionRecord | None,
     show: Callable[[], None],
     *,
+    also: Sequence[VersionRecord] = (),
     notes: Iterable[str] = (),
     as_json: bool,
 ) -> None:
@@ -53,14 +54,16 @@ def show_derived(
         made: facts of the model, as ``--json`` prints them.
         record: its version.
         show: prints the facts for people.
+        also: versions that were made beside it.
         notes: remarks, printed on standard error.
         as_json: print for programs.
     """
     for note in notes:
         errors.line(note)
     if as_json:
-        print_json({**asdict(made), "version": record.ref if record else None})
+        others = {"also_registered": [one.ref for one in also]} if also else {}
+        print_json({**asdict(made), "version": record.ref if record else None, **others})
         return
     show()
-    if record:
-        say(f"Registered {record.ref} ({record.registered.kind}).")
+    for one in filter(None, (record, *also)):
+        say(f"Registered {one.ref} ({one.registered.kind}).")

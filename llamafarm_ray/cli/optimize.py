@@ -70,17 +70,20 @@ def command(
 
 
 def _show(made: Optimized) -> None:
+    from llamafarm_ray.serving.optimize.options import spelled
+
     if made.is_measured:
-        columns = ("form", "engine", "dtype", "threads", "answer", "tokens/s", "")
+        columns = ("form", "engine", "dtype", "threads", "options", "answer", "tokens/s", "")
         rows = [
             (
                 row["form"],
                 row["engine"],
                 row["dtype"] or "",
                 row["threads"] or "",
+                spelled(row["options"].items()),
                 f"{row['answer_tokens']} tokens",
                 number(row["tokens_per_s"]),
-                row["error"],
+                row["error"] or ("chosen" if row["is_chosen"] else ""),
             )
             for row in made.trials
         ]
@@ -90,10 +93,15 @@ def _show(made: Optimized) -> None:
         (
             row["form"],
             size(row["memory_bytes"]),
+            f"{row['cache_bits']} bits",
             "yes" if row["fits"] else "no",
             number(row["tokens_per_s"]),
             f"{number(row['first_token_s'])} s",
         )
         for row in made.trials
     ]
-    table(f"Predicted for {made.target}", ("form", "memory", "fits", "tokens/s", "first token"), predicted)
+    table(
+        f"Predicted for {made.target}",
+        ("form", "memory", "keys and values", "fits", "tokens/s", "first token"),
+        predicted,
+    )

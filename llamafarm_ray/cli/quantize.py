@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,6 +40,14 @@ def command(
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Dataset whose texts the rounding is fitted to.")
     ] = None,
+    keep: Annotated[
+        Literal["best", "front"],
+        typer.Option(
+            "--keep",
+            help="Result of auto. best: the chosen one. front: each on the Pareto front within the budget, in a "
+            "folder below --output; --register NAME registers them as NAME-SCHEME.",
+        ),
+    ] = "best",
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure speed on this machine.")] = True,
     register: RegisterOrName = None,
     overwrite: Overwrite = False,
@@ -47,13 +55,16 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Quantize a model, and refuse the result if it answers too differently."""
+    from llamafarm_ray.models.quantize.schemes import SCHEMES
     from llamafarm_ray.models.tokenizer import quiet_libraries
-    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.registry import check_name, open_registry
     from llamafarm_ray.serving.optimize.speed import measure_speed
     from llamafarm_ray.workflows.quantize import quantize
 
     quiet_libraries()
     registry = open_registry(home)
+    for name in SCHEMES if register and keep == "front" else []:
+        check_name(f"{register}-{name}")
     with stages(quiet=as_json) as progress:
         made = quantize(
             registry,
@@ -62,12 +73,17 @@ def command(
             scheme=scheme,
             budget=budget,
             calibration=calibration,
+            keep=keep,
             overwrite=overwrite,
             measure=measure_speed if speed else None,
             on_stage=progress,
         )
-    record = register_derived(registry, output, register)
-    show_derived(made, record, lambda: _show(model, made), notes=made.notes, as_json=as_json)
+    records = {
+        name: register_derived(registry, folder, f"{register}-{name}" if register and keep == "front" else register)
+        for name, folder in made.folders.items()
+    }
+    also = [record for name, record in records.items() if record and name != made.scheme]
+    show_derived(made, records[made.scheme], lambda: _show(model, made), also=also, notes=made.notes, as_json=as_json)
 
 
 def _show(model: str, made: QuantizedModel) -> None:
@@ -79,7 +95,7 @@ def _show(model: str, made: QuantizedModel) -> None:
     facts(
         f"{model} by {made.scheme}",
         [
-            ("folder", made.path),
+            ("folder", made.folders[made.scheme]),
             ("size", f"{size(chosen.size_bytes)} (source {size(made.source_bytes)})"),
             ("quality", f"{chosen.quality:.4f}"),
             ("same next token", f"{difference['greedy_agreement']:.1%} of {difference['num_tokens']}"),
@@ -93,13 +109,18 @@ def _show(model: str, made: QuantizedModel) -> None:
     )
 
 
+def _marks(one: Tried) -> str:
+    words = (("*", one.is_on_front), ("chosen", one.is_chosen), ("kept", one.is_kept and not one.is_chosen))
+    return " ".join(word for word, holds in words if holds)
+
+
 def _row(one: Tried) -> tuple[str, ...]:
     if one.error:
         return (one.scheme, "", "", "", "", "", "", "", one.error)
     ratio = one.difference["perplexity"] / one.difference["perplexity_source"]
     return (
         one.scheme,
-        ("*" if one.is_on_front else "") + (" chosen" if one.is_chosen else ""),
+        _marks(one),
         size(one.size_bytes),
         f"{one.quality:.4f}",
         f"{one.difference['greedy_agreement']:.1%}",

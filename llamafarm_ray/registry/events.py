@@ -77,7 +77,7 @@ class AdapterFacts(BaseModel):
 
 
 WEIGHTS = "weights"
-"""The parameter of a quantized version that names the format of its files."""
+"""The parameter that names the format of the files of a quantized version, and of an adapter in GGUF."""
 
 
 class VersionRegistered(_VersionEvent):
@@ -113,6 +113,11 @@ class VersionRegistered(_VersionEvent):
     def fills_engine(self) -> bool:
         """True if an engine can't load it beside other models: quantized safetensors, unlike GGUF and ONNX files."""
         return self.parameters.get(WEIGHTS) == "safetensors"
+
+    @property
+    def is_gguf_adapter(self) -> bool:
+        """True for an adapter in GGUF: it was trained on other files than those that llama.cpp adds it to."""
+        return self.kind is ModelKind.ADAPTER and self.parameters.get(WEIGHTS) == "gguf"
 
 
 class MetricsRecorded(_VersionEvent):

@@ -256,7 +256,7 @@ def _llm_config(config: Config, base: BaseModel) -> LlmConfig:
     if needs.gpu is None:
         # Compiling kernels for a CPU costs minutes and saves little.
         engine |= {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(base.folder)}
-        env |= {**kv_cache_environment(), **_threads(deployment)}
+        env |= {**kv_cache_environment(deployment), **_threads(deployment)}
     else:
         engine["tensor_parallel_size"] = max(1, int(needs.gpu.count))
         bundle["GPU"] = min(1.0, needs.gpu.count)

@@ -22,9 +22,11 @@ from llamafarm_ray.models.processor import cpu_has_bf16
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.serving.optimize.devices import THIS_MACHINE, Device, find_device, read_devices
 from llamafarm_ray.serving.optimize.forms import Settings, makeable_forms, serves, settings_here, settings_on
-from llamafarm_ray.serving.optimize.halving import Trial, successive_halving
+from llamafarm_ray.serving.optimize.halving import Trial
+from llamafarm_ray.serving.optimize.options import Axis, axes_of, spelled
 from llamafarm_ray.serving.optimize.predict import Form, Prediction, predict
-from llamafarm_ray.serving.optimize.speed import Speed, SpeedTrial, measure_speed
+from llamafarm_ray.serving.optimize.speed import Speed, SpeedEngine, SpeedTrial, measure_speed
+from llamafarm_ray.serving.optimize.tuning import find_fastest
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.training.estimate import ModelShape
 from llamafarm_ray.types import ModelKind
@@ -33,11 +35,9 @@ from llamafarm_ray.workflows.base import servable_base
 __all__ = ["MAX_TRIALS", "Optimized", "optimize", "write_config"]
 
 MAX_TRIALS = 8
-"""Settings that are tried on this machine, at most: those of the smallest weights first."""
+"""Forms, engines and precisions that are tried on this machine, at most: one of each form first."""
 
 _PROMPT_TOKENS = 128
-_LENGTHS: tuple[int, ...] = (8, 32)
-"""Tokens of each answer, by round of trials."""
 _CONTEXT = 4096
 """Tokens that memory is set aside for on another device, if nothing is said; the model's context if that is less."""
 _MIN_QUALITY = 0.99
@@ -182,7 +182,7 @@ def _on_this_machine(
     arms = _arms(registry, forms, load.concurrency)
     paths = {form: servable_base(form.reference, registry).folder for form in forms}
 
-    def score(arm: Settings, length: int) -> float:
+    def speed(arm: Settings, length: int) -> Speed:
         on_trial(f"{_words(arm)}, answers of {length} tokens")
         path = paths[arm.form]
         return measure(
@@ -194,36 +194,53 @@ def _on_this_machine(
                 num_parallel=load.concurrency,
                 prompt_tokens=_PROMPT_TOKENS,
                 new_tokens=length,
+                options=arm.options,
             )
-        ).tokens_per_s
+        )
 
-    trials = successive_halving(arms, _LENGTHS, score)
-    best = trials[0]
-    if best.score is None:
-        reasons = "; ".join(f"{_words(trial.arm)}: {trial.error}" for trial in trials)
+    def axes(engine: SpeedEngine) -> Sequence[Axis]:
+        return axes_of(engine, cores=_cores(), has_gpu=torch.cuda.is_available())
+
+    found = find_fastest(arms, axes, speed)
+    chosen = found.settings
+    if found.tokens_per_s is None:
+        reasons = "; ".join(f"{_words(trial.arm)}: {trial.error}" for trial in found.trials)
         raise UnsupportedError(f"No engine on this machine serves it. {reasons}")
-    config = _config(best.arm, load.max_model_len, gpu=1 if torch.cuda.is_available() else None)
-    return Optimized(THIS_MACHINE, True, config, best.score, None, tuple(_trial_row(trial) for trial in trials))
+    config = _config(chosen, load.max_model_len, gpu=1 if torch.cuda.is_available() else None)
+    rows = tuple(_trial_row(trial, chosen) for trial in found.trials)
+    return Optimized(THIS_MACHINE, True, config, found.tokens_per_s, None, rows, _notes(chosen))
+
+
+def _notes(chosen: Settings) -> tuple[str, ...]:
+    if {"cache_type", "kv_cache_dtype"}.isdisjoint(dict(chosen.options)):
+        return ()
+    return ("Keys and values have 8 bits. Their speed was measured, and not their answers: evaluate the deployment.",)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _arms(registry: RegistryApi, forms: Sequence[Form], concurrency: int) -> list[Settings]:
-    """Return the settings to try, at most `MAX_TRIALS`: those that read the fewest bytes a token first."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the settings to try, at most `MAX_TRIALS`: one of each form first, by the size of weights."""
     installed = {"vllm": "vllm", "xllamacpp": "gguf"}
     engines = frozenset(engine for module, engine in installed.items() if importlib.util.find_spec(module))
-    arms = [
-        arm
+    ranked = [
+        (place, arm)
         for form in sorted(forms, key=lambda one: one.weight_bytes)
-        for arm in settings_here(
-            form,
-            servable_base(form.reference, registry).folder,
-            cores=cores,
-            has_gpu=torch.cuda.is_available(),
-            has_bf16=cpu_has_bf16(),
-            concurrency=concurrency,
-            engines=engines,
+        for place, arm in enumerate(
+            settings_here(
+                form,
+                servable_base(form.reference, registry).folder,
+                cores=_cores(),
+                has_gpu=torch.cuda.is_available(),
+                has_bf16=cpu_has_bf16(),
+                concurrency=concurrency,
+                engines=engines,
+            )
         )
     ]
+    arms = [arm for _, arm in sorted(ranked, key=lambda one: one[0])]
     if not arms:
         raise UnsupportedError("No engine that is installed serves it.", hint="pip install 'llamafarm_ray[gguf]'")
     return arms[:MAX_TRIALS]
@@ -254,7 +271,9 @@ def _predicted(registry: RegistryApi, forms: Sequence[Form], load: _Load, *, tar
         command = f"llamafarm models quantize {model} --scheme {scheme} --output {scheme}"
         notes.append(f"Make that form first, which measures its quality: `{command}`.")
     best = found[0]
-    settings = settings_on(best.form, device, concurrency)
+    settings = settings_on(best.form, device, concurrency, has_small_cache=best.has_small_cache)
+    if best.has_small_cache:
+        notes.append("Keys and values have 8 bits, since they do not fit in 16. Evaluate the deployment.")
     config = _config(settings, longest, gpu=f"1x_{device.gpu}" if device.gpu else None)
     rows = tuple(_prediction_row(one) for one in found)
     return Optimized(target, False, config, best.tokens_per_s, best.first_token_s, rows, tuple(notes))
@@ -277,10 +296,12 @@ def _config(settings: Settings, max_model_len: int | None, gpu: str | int | None
 def _words(arm: Settings) -> str:
     form = arm.form.scheme or ("GGUF" if arm.form.is_gguf else "unquantized")
     threads = f"{arm.num_threads} threads" if arm.num_threads else ""
-    return ", ".join(part for part in (f"{form} in engine {arm.engine}", arm.dtype or "", threads) if part)
+    return ", ".join(
+        part for part in (f"{form} in engine {arm.engine}", arm.dtype or "", threads, spelled(arm.options)) if part
+    )
 
 
-def _trial_row(trial: Trial[Settings]) -> dict[str, object]:
+def _trial_row(trial: Trial[Settings], chosen: Settings) -> dict[str, object]:
     arm = trial.arm
     return {
         "model": arm.form.reference,
@@ -288,8 +309,10 @@ def _trial_row(trial: Trial[Settings]) -> dict[str, object]:
         "engine": arm.engine,
         "dtype": arm.dtype,
         "threads": arm.num_threads,
+        "options": dict(arm.options),
         "answer_tokens": trial.length,
         "tokens_per_s": trial.score,
+        "is_chosen": arm == chosen,
         "error": trial.error,
     }
 
@@ -300,6 +323,7 @@ def _prediction_row(one: Prediction) -> dict[str, Any]:
         "form": one.form.scheme or ("gguf" if one.form.is_gguf else "unquantized"),
         "memory_bytes": one.memory_bytes,
         "fits": one.fits,
+        "cache_bits": 8 if one.has_small_cache else 16,
         "tokens_per_s": one.tokens_per_s,
         "first_token_s": one.first_token_s,
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,13 +31,16 @@ from llamafarm_ray.workflows.llama_cpp import check_in_llama_cpp, has_llama_cpp
 from llamafarm_ray.workflows.model_source import ModelSource, opened_model
 from llamafarm_ray.workflows.parents import new_folder, write_record
 
-__all__ = ["DEFAULT_BUDGET", "RECORD_NAME", "QuantizedModel", "Tried", "quantize"]
+__all__ = ["DEFAULT_BUDGET", "RECORD_NAME", "Keep", "QuantizedModel", "Tried", "quantize"]
 
 RECORD_NAME = "quantization.json"
 """The record beside a quantized model: source, tools, differences, what else was tried."""
 
 DEFAULT_BUDGET = "quality>=0.99"
 """The budget of scheme ``auto``."""
+
+Keep = Literal["best", "front"]
+"""Results of ``auto`` that are kept: the chosen one, or the Pareto front within the budget."""
 
 Measure = Callable[[SpeedTrial], Speed]
 Stage = Callable[[str, float], None]
@@ -56,7 +59,8 @@ class Tried:
         first_token_s: seconds to the first token of an answer.
         tokens_per_s: tokens a second after it.
         is_on_front: True if none that was tried is better in size, quality or speed and as good in the others.
-        is_chosen: True for the one that was written.
+        is_chosen: True for the best within the budget.
+        is_kept: True for those that were written.
         error: the reason why it can't be had; the numbers are zero then.
     """
 
@@ -69,6 +73,7 @@ class Tried:
     tokens_per_s: float | None = None
     is_on_front: bool = False
     is_chosen: bool = False
+    is_kept: bool = False
     error: str = ""
 
 
@@ -77,7 +82,7 @@ class QuantizedModel:
     """A quantized model.
 
     Attributes:
-        path: its folder.
+        path: its folder; one with a folder for each kept scheme, if the front was asked for.
         source: source of the quantization, as it was asked for.
         source_digest: the digest of its files.
         source_bytes: of its weights.
@@ -85,6 +90,7 @@ class QuantizedModel:
         num_samples: texts that the rounding was fitted to.
         tried: all that were measured; the chosen one alone where a scheme was named.
         notes: remarks on it.
+        keep: results that were kept.
     """
 
     path: Path
@@ -95,11 +101,19 @@ class QuantizedModel:
     num_samples: int
     tried: tuple[Tried, ...]
     notes: tuple[str, ...] = ()
+    keep: Keep = "best"
 
     @property
     def chosen(self) -> Tried:
         """The measurements of what was written."""
         return next(one for one in self.tried if one.is_chosen)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folder of each scheme that was kept."""
+        if self.keep == "best":
+            return {self.scheme: self.path}
+        return {one.scheme: self.path / one.scheme for one in self.tried if one.is_kept}
 
 
 def quantize(
@@ -110,6 +124,7 @@ def quantize(
     scheme: str = AUTO,
     budget: str | None = None,
     calibration: Path | None = None,
+    keep: Keep = "best",
     overwrite: bool = False,
     measure: Measure | None = measure_speed,
     on_stage: Stage = lambda _stage, _share: None,
@@ -124,6 +139,8 @@ def quantize(
         budget: conditions such as ``quality>=0.99``; without one, that of `DEFAULT_BUDGET` for ``auto``, and else the
             bound of the scheme.
         calibration: a dataset whose texts the rounding is fitted to, where the scheme can be.
+        keep: of scheme ``auto``: ``front`` keeps each result of the Pareto front within the budget, in a folder of
+            its scheme's name below ``output``.
         overwrite: replace what is there.
         measure: measures speed; ``None``: it is not measured.
         on_stage: called with the name of a stage, and the share of it that is done.
@@ -138,17 +155,22 @@ def quantize(
     is_auto = scheme.lower() == AUTO
     schemes = servable_here(device) if is_auto else [_one_scheme(scheme, calibration)]
     goal = Budget.parse(budget or DEFAULT_BUDGET) if budget or is_auto else None
+    if keep == "front" and not is_auto:
+        raise InputError(f"Scheme {scheme} alone has no Pareto front to keep.", hint="Leave out --scheme or --keep.")
     with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
         texts = _texts(calibration, source) if calibration else ()
         trials = _Trials(folder, source, texts, device, goal, measure, on_stage)
         tried, failed = trials.each(schemes) if is_auto else ([trials.one(folder, schemes[0])], [])
-        chosen, rows = _chosen(tried, goal, failed)
+        chosen, rows = _chosen(tried, goal, failed, keep)
         if is_auto:
-            _keep(folder, chosen.scheme.name)
-        _write_records(folder, source, chosen, rows)
+            _keep(folder, [row.scheme for row in rows if row.is_kept], keep)
+        for _, made, row in tried:
+            kept = next(one for one in rows if one.scheme == row.scheme)
+            if kept.is_kept:
+                _write_records(folder / kept.scheme if keep == "front" else folder, source, made, kept, rows)
         notes = _notes(chosen.scheme, device)
     return QuantizedModel(
-        output, model, source.digest, chosen.source_bytes, chosen.scheme.name, chosen.num_samples, rows, notes
+        output, model, source.digest, chosen.source_bytes, chosen.scheme.name, chosen.num_samples, rows, notes, keep
     )
 
 
@@ -250,9 +272,9 @@ def _tried(made: Quantization, engine: SpeedEngine, speed: Speed | None) -> Trie
 
 
 def _chosen(
-    tried: Sequence[tuple[Scheme, Quantization, Tried]], budget: Budget | None, failed: Sequence[Tried]
+    tried: Sequence[_Made], budget: Budget | None, failed: Sequence[Tried], keep: Keep
 ) -> tuple[Quantization, tuple[Tried, ...]]:
-    """Return the quantized model to keep, and all rows with their marks.
+    """Return the best quantized model, and all rows with their marks.
 
     Raises:
         UnsupportedError: none could be made.
@@ -278,21 +300,31 @@ def _chosen(
             hint="Nothing was written. Ask for less, calibrate with --calibration, or name another --scheme.",
         )
     front = {one.scheme for one in on_front(candidates)}
+    kept = {chosen.scheme}
+    if keep == "front" and budget is not None:
+        kept |= {name for name in front if budget.is_met(found[name].difference)}
     rows = [
-        Tried(**{**asdict(row), "is_on_front": scheme.name in front, "is_chosen": scheme.name == chosen.scheme})
+        replace(
+            row,
+            is_on_front=scheme.name in front,
+            is_chosen=scheme.name == chosen.scheme,
+            is_kept=scheme.name in kept,
+        )
         for scheme, _, row in tried
     ]
     made = next(made for scheme, made, _ in tried if scheme.name == chosen.scheme)
     return made, (*rows, *failed)
 
 
-def _keep(folder: Path, name: str) -> None:
-    """Move one form's files to the folder itself, and remove the others."""
-    for path in list((folder / name).iterdir()):
-        path.rename(folder / path.name)
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
+def _keep(folder: Path, names: Sequence[str], keep: Keep) -> None:
+    """Remove the forms that are not kept; move the files of the only one to the folder itself, without the front."""
+    for path in [path for path in folder.iterdir() if path.is_dir() and path.name not in names]:
+        shutil.rmtree(path)
+    if keep == "best":
+        [name] = names
+        for path in list((folder / name).iterdir()):
+            path.rename(folder / path.name)
+        (folder / name).rmdir()
 
 
 def _texts(dataset: Path, source: ModelSource) -> list[str]:
@@ -310,16 +342,15 @@ def _texts(dataset: Path, source: ModelSource) -> list[str]:
     return texts
 
 
-def _write_records(folder: Path, source: ModelSource, made: Quantization, rows: Sequence[Tried]) -> None:
-    chosen = next(row for row in rows if row.is_chosen)
+def _write_records(folder: Path, source: ModelSource, made: Quantization, own: Tried, rows: Sequence[Tried]) -> None:
     facts = {
         "quantized": source.reference,
         "scheme": made.scheme.name,
         "format": made.scheme.family,
-        "quality": chosen.quality,
+        "quality": own.quality,
         "calibration_samples": made.num_samples,
-        "difference": chosen.difference,
-    }
+        "difference": own.difference,
+    } | _speed_facts(own)
     record = {
         "source": source.reference,
         "source_digest": source.digest,
@@ -333,7 +364,13 @@ def _write_records(folder: Path, source: ModelSource, made: Quantization, rows: 
         "derived_from": [source.digest],
         "parameters": facts | {"size_bytes": made.size_bytes, "tried": [_summary(row) for row in rows]},
     }
-    write_record(folder, method="", made_by="quantize", lineage=lineage, check=chosen.difference)
+    write_record(folder, method="", made_by="quantize", lineage=lineage, check=own.difference)
+
+
+def _speed_facts(row: Tried) -> dict[str, Any]:
+    if not row.engine:
+        return {}
+    return {"engine": row.engine, "first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}
 
 
 def _summary(row: Tried) -> dict[str, Any]:

@@ -118,6 +118,8 @@ def register(
         details |= more
         if kind is ModelKind.QUANTIZED and is_packed(folder):
             details["parameters"] = {**details["parameters"], WEIGHTS: "safetensors"}
+        elif kind is ModelKind.ADAPTER and weight_formats(folder)[:1] == ("gguf",):
+            details["parameters"] = {**details["parameters"], WEIGHTS: "gguf"}
     if names := left_out(folder):
         on_note(f"Left out, since they are no weights: {', '.join(names)}.")
     with _checked(folder, base, asked, on_note) as (files, facts):

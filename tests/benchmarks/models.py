@@ -7,6 +7,7 @@ line is one JSON object: ``{"benchmark": "models", "numbers": {name: {"measured"
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +26,9 @@ from typing import Any
 
 from model_files import safetensors_head
 
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.serving.optimize.speed import Speed, SpeedTrial, measure_speed
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
@@ -36,6 +39,8 @@ SCHEMES = ("w8a8", "int4", "nf4", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k_m", "gguf
 """Those that `quantize` tries on a CPU by itself."""
 CHANGED_SHARE = 0.1
 """Of a model's bytes, in whole tensors, that its second fine-tune changes."""
+ANY_QUALITY = "quality>=0"
+"""A budget that each scheme keeps: what it costs is measured, and not judged."""
 LAST_TOKENS = 32
 """Of the answers in the last trials of `optimize`."""
 
@@ -50,7 +55,7 @@ class Scale:
     hits: int = 30
     rows: int = 8192
     schemes: tuple[str, ...] = SCHEMES
-    forms: tuple[str, ...] = ("w8a8", "int4", "gguf-q8_0", "gguf-q4_k_m")
+    forms: tuple[str, ...] = ("int4", "gguf-q8_0", "gguf-q4_k_m")
 
 
 QUICK = Scale(1, 2, 20 * 1024**2, hits=3, rows=512, schemes=("gguf-q4_k_m",), forms=("gguf-q4_k_m",))
@@ -226,7 +231,7 @@ def measure_quantized(report: Report, scale: Scale, registry: RegistryService, b
 
     for scheme in scale.schemes:
         with scratch(base.parent / scheme) as folder:
-            made = quantize(registry, str(base), folder, scheme=scheme)
+            made = quantize(registry, str(base), folder, scheme=scheme, budget=ANY_QUALITY)
             found, before = made.chosen, made.source_bytes
             ratio = found.difference["perplexity"] / found.difference["perplexity_source"]
             report.note(
@@ -240,35 +245,67 @@ def measure_quantized(report: Report, scale: Scale, registry: RegistryService, b
 
 def measure_optimize(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
     """Compare the settings that `optimize` chooses with the best of all, each measured as long as its last trials."""
-    from llamafarm_ray.serving.optimize.speed import SpeedTrial, measure_speed
     from llamafarm_ray.workflows import optimize as workflow
+    from llamafarm_ray.workflows.base import servable_base
     from llamafarm_ray.workflows.quantize import quantize
     from llamafarm_ray.workflows.register import Registration, register
 
     register(registry, Registration(base, name="real"))
     for scheme in scale.forms:
-        form = quantize(registry, "real", base.parent / f"form-{scheme}", scheme=scheme, measure=None).path
+        form = quantize(
+            registry, "real", base.parent / f"form-{scheme}", scheme=scheme, budget=ANY_QUALITY, measure=None
+        ).path
         register(registry, Registration(form, name=f"real-{scheme}"))
     short: dict[SpeedTrial, float] = {}
+
+    def noted(trial: SpeedTrial) -> Any:
+        found = measure_speed(trial)
+        short[trial] = found.tokens_per_s
+        return found
+
+    made = workflow.optimize(registry, "real", min_quality=0.0, measure=noted)
+    report.note(f"chosen: {made.config['base_model']}, {made.config['deployment']}")
     grid: dict[SpeedTrial, float] = {}
-
-    def noted(rates: dict[SpeedTrial, float]) -> Callable[[SpeedTrial], Any]:
-        def measure(trial: SpeedTrial) -> Any:
-            found = measure_speed(trial)
-            rates[trial] = found.tokens_per_s
-            return found
-
-        return measure
-
-    made = workflow.optimize(registry, "real", min_quality=0.0, measure=noted(short))
-    workflow.MAX_TRIALS, workflow._LENGTHS = sys.maxsize, (LAST_TOKENS,)
-    best = workflow.optimize(registry, "real", min_quality=0.0, measure=noted(grid))
-    for name, one in (("chosen", made), (f"the best of {len(grid)}", best)):
-        report.note(f"{name}: {one.config['base_model']}, {one.config['deployment']}")
-    chosen = max((trial for trial in short if trial.new_tokens == LAST_TOKENS), key=lambda trial: short[trial])
-    report.at_least("rate of the chosen settings to the best", grid[chosen] / max(grid.values()), 0.95, "x")
+    for trial in every_setting(registry):
+        with suppress(LlamaFarmError):  # such as 8 bits of keys and values without flash attention
+            grid[trial] = measure_speed(trial).tokens_per_s
+    best = max(grid, key=lambda trial: grid[trial])
+    report.note(f"the best of {len(grid)}: {best}, {grid[best]:.1f} tokens/s")
+    row = next(row for row in made.trials if row["is_chosen"])
+    [chosen] = [trial for trial in grid if is_of(trial, row, servable_base(row["model"], registry).folder)]
+    report.at_least("rate of the chosen settings to the best", grid[chosen] / grid[best], 0.95, "x")
     spent = sum(trial.new_tokens for trial in short)
     report.at_most("tokens of its trials to those of all", spent / (LAST_TOKENS * len(grid)), 0.1, "x")
+
+
+def every_setting(registry: RegistryService) -> list[SpeedTrial]:
+    """Return a trial for each combination of form, engine, precision, threads and options."""
+    from llamafarm_ray.serving.optimize.options import THREADS, axes_of
+    from llamafarm_ray.workflows import optimize as workflow
+
+    arms: list[SpeedTrial] = []
+
+    def kept(trial: SpeedTrial) -> Any:
+        arms.append(replace(trial, new_tokens=LAST_TOKENS, options=()))
+        return Speed(1.0, 1.0)
+
+    most, workflow.MAX_TRIALS = workflow.MAX_TRIALS, sys.maxsize
+    workflow.optimize(registry, "real", min_quality=0.0, measure=kept)
+    workflow.MAX_TRIALS = most
+    cores, found = len(os.sched_getaffinity(0)), []
+    for arm in dict.fromkeys(one for one in arms if one.num_threads == cores):
+        axes = axes_of(arm.engine, cores=cores, has_gpu=False)
+        for values in itertools.product(*((None, *axis.values) for axis in axes)):
+            chosen = {axis.name: value for axis, value in zip(axes, values, strict=True) if value is not None}
+            threads = int(chosen.pop(THREADS, cores))
+            found.append(replace(arm, num_threads=threads, options=tuple(sorted(chosen.items()))))
+    return found
+
+
+def is_of(trial: SpeedTrial, row: dict[str, Any], folder: Path) -> bool:
+    """Return True if a trial measured the settings of a row of `optimize`."""
+    same = (trial.engine, trial.num_threads, trial.dtype) == (row["engine"], row["threads"], row["dtype"])
+    return same and dict(trial.options) == row["options"] and Path(trial.model).is_relative_to(folder)
 
 
 def make_base(registry: RegistryService, wheel: Path | None, folder: Path) -> Path:

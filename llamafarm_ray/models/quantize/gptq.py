@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
-from compressed_tensors.quantization.utils import calculate_qparams, calculate_range
+from compressed_tensors.quantization.utils import calculate_range
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.models.quantize.scales import group_scales
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,7 +89,7 @@ def fitted(
         for column in range(begin, end):
             if column % per_scale == 0:
                 group = rest[:, column : column + per_scale]
-                scale = calculate_qparams(group.amin(-1), group.amax(-1), args)[0].to(scale_dtype)
+                scale = group_scales(group, args).to(scale_dtype)
                 scales.append(scale)
             values, step = rest[:, column], scale.float()
             made[:, column] = (values / step).round().clamp(lowest, highest) * step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +10,23 @@ import torch
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.compressors.base import compress_module
 from compressed_tensors.quantization import (
-    QuantizationArgs,
     QuantizationConfig,
     QuantizationStatus,
     apply_quantization_config,
 )
 from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
-from compressed_tensors.quantization.utils import calculate_qparams
 from transformers import BitsAndBytesConfig
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.loading import linear_layers, load_model
 from llamafarm_ray.models.quantize.gptq import fit_layers
+from llamafarm_ray.models.quantize.scales import weight_scales
 from llamafarm_ray.models.quantize.schemes import Scheme
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_linear", "group_size", "pack_compressed_tensors", "pack_nf4", "weight_scales"]
+__all__ = ["check_linear", "group_size", "pack_compressed_tensors", "pack_nf4"]
 
 _GROUPS = (128, 64, 32)
 """Numbers of weights with one scale, the usual first."""
@@ -108,19 +106,6 @@ def group_size(layers: dict[str, Any]) -> int:
         f"Layer {name} has rows of {module.in_features} weights, no multiple of {_GROUPS[-1]}, the smallest group.",
         hint="Use scheme w8a8 or fp8, which have a scale a row, or a GGUF scheme.",
     )
-
-
-def weight_scales(weight: torch.Tensor, args: QuantizationArgs) -> torch.Tensor:
-    """Return the scales of a matrix, by its rows or by groups of each row: shape (rows, groups).
-
-    Args:
-        weight: shape (rows, width).
-        args: of the weights.
-    """
-    width = args.group_size or weight.shape[1]
-    groups = weight.detach().float().reshape(weight.shape[0], -1, width)
-    scales: torch.Tensor = calculate_qparams(groups.amin(-1), groups.amax(-1), copy.deepcopy(args))[0]
-    return scales
 
 
 def _narrow(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -61,7 +61,7 @@ class Approval:
 
 _EVALUATION_SET = re.compile(r"([^@]+)@(sha256:[0-9a-f]{64})")
 EVALUATED_ON = "evaluated_on"
-"""The group of a version's results that were measured on other models than its base."""
+"""The group of a version's results on other files than those that it was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class VersionRecord:
 
     @property
     def evaluated_on(self) -> Mapping[str, object]:
-        """Results of an adapter on models that were made from its base, by the digests of their manifests."""
+        """Results of an adapter on other files than those that it was trained on, by the digests of their manifests."""
         found = self.metrics.get(EVALUATED_ON)
         return found if isinstance(found, Mapping) else {}
 

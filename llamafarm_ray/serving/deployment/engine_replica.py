@@ -27,9 +27,9 @@ from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 __all__ = ["EngineSettings", "compose", "engine_settings", "open_engine"]
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "transformers": ("dtype",),
+    "transformers": ("attn_implementation", "dtype"),
     "onnx": ("n_threads",),
-    "gguf": ("n_parallel", "n_threads"),
+    "gguf": ("cache_type", "flash_attention", "n_batch", "n_parallel", "n_threads", "n_ubatch"),
     "custom": ("model",),
 }
 """Keys of ``deployment.engine_kwargs`` that each engine takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.folder import gguf_file, onnx_file
 from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.adapters.capacity import vllm_slots
+from llamafarm_ray.serving.adapters.capacity import vllm_slots, whole_number
 from llamafarm_ray.storage.safetensors import TensorEntry, read_tensors
 from llamafarm_ray.storage.shards import INDEX
 
@@ -60,8 +61,17 @@ class MemoryNeed:
         return self.weights_bytes + self.cache_bytes + self.slots_bytes + self.process_bytes
 
 
-def kv_cache_environment() -> dict[str, str]:
-    """Return the GiB that vLLM on a CPU sets aside for keys and values: the environment's, or 1."""
+def kv_cache_environment(deployment: Deployment) -> dict[str, str]:
+    """Return the GiB that vLLM on a CPU sets aside for keys and values.
+
+    Those are the ones of ``engine_kwargs.kv_cache_memory_bytes``, rounded up, else the environment's, or 1.
+
+    Args:
+        deployment: settings of the engine.
+    """
+    asked = whole_number(deployment.engine_kwargs.get("kv_cache_memory_bytes"))
+    if asked is not None:
+        return {_KV_VARIABLE: str(math.ceil(asked / _GIB))}
     return {_KV_VARIABLE: os.environ.get(_KV_VARIABLE) or "1"}
 
 
@@ -94,7 +104,7 @@ def memory_need(engine: EngineName, base: BaseModel, deployment: Deployment) -> 
     if engine != "vllm":
         return MemoryNeed(weights, 0, 0, process)
     slot = sum(deployment.max_lora_rank * sum(one.shape) * dtype_bytes for one in tensors if len(one.shape) == _MATRIX)
-    return MemoryNeed(weights, _cache_bytes(), vllm_slots(deployment).used * slot, process)
+    return MemoryNeed(weights, _cache_bytes(deployment), vllm_slots(deployment).used * slot, process)
 
 
 def check_memory(need: MemoryNeed | None, base: BaseModel, deployment: Deployment) -> None:
@@ -165,8 +175,8 @@ def _bytes(tensor: TensorEntry, dtype_bytes: int) -> int:
     return size_bytes if own is None else size_bytes // own * dtype_bytes
 
 
-def _cache_bytes() -> int:
-    said = kv_cache_environment()[_KV_VARIABLE]
+def _cache_bytes(deployment: Deployment) -> int:
+    said = kv_cache_environment(deployment)[_KV_VARIABLE]
     return int(said) * _GIB if said.isascii() and said.isdigit() else _GIB
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llamafarm_ray.models.convert.measure import held_out_text
 from llamafarm_ray.serving.engines.base import Engine, SamplingParams
@@ -79,11 +80,17 @@ async def _answer(engine: Engine, prompt: Sequence[int], params: SamplingParams)
 def _engine(trial: SpeedTrial) -> Engine:
     path = Path(trial.model)
     longest = trial.prompt_tokens + trial.new_tokens
+    options: dict[str, Any] = dict(trial.options)
     if trial.engine == "gguf":
         from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
         return GgufEngine(
-            _NAME, path, max_model_len=longest, n_parallel=trial.num_parallel, n_threads=trial.num_threads
+            _NAME,
+            path,
+            max_model_len=longest,
+            n_parallel=trial.num_parallel,
+            n_threads=trial.num_threads,
+            **options,
         )
     import torch
 
@@ -91,7 +98,7 @@ def _engine(trial: SpeedTrial) -> Engine:
 
     if trial.num_threads is not None:
         torch.set_num_threads(trial.num_threads)
-    return transformers_engine(_NAME, path, max_model_len=longest, dtype=trial.dtype)
+    return transformers_engine(_NAME, path, max_model_len=longest, dtype=trial.dtype, **options)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["transformers_engine"]
 
+_ATTENTIONS = ("sdpa", "eager")
 _CHUNK_TOKENS = 512
 """Prompt tokens computed in one step: other answers go on between the chunks of a long prompt."""
 
 
 def transformers_engine(
-    base_name: str, folder: Path, *, max_model_len: int | None = None, dtype: str | None = None
+    base_name: str,
+    folder: Path,
+    *,
+    max_model_len: int | None = None,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
 ) -> InProcessEngine:
     """The engine for a base model and its adapters: on the GPU if there is one, else on the CPU.
 
@@ -46,22 +52,31 @@ def transformers_engine(
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
         dtype: precision of the weights, as torch names it (``bfloat16``); by default bfloat16 on a GPU that computes in
             it, else float32.
+        attn_implementation: ``sdpa`` or ``eager``; by default the model's own.
 
     Raises:
         InputError: the folder can't be read, the model keeps another state than keys and values, or there is no such
-            dtype.
+            dtype or attention.
     """
     quiet_libraries()
-    shared = _SharedBase(folder, max_model_len, _dtype(dtype))
+    if attn_implementation not in {None, *_ATTENTIONS}:
+        raise InputError(
+            f"deployment.engine_kwargs.attn_implementation is {attn_implementation!r}.",
+            hint=f"Say one of {', '.join(_ATTENTIONS)}.",
+        )
+    shared = _SharedBase(folder, max_model_len, _dtype(dtype), attn_implementation)
     return InProcessEngine(base_name, load_tokenizer(folder), shared.version)
 
 
 class _SharedBase:
     """A base model's weights, and the versions that share them."""
 
-    def __init__(self, folder: Path, max_model_len: int | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, max_model_len: int | None, dtype: torch.dtype, attn_implementation: str | None = None
+    ) -> None:
         task: Task = "embedding" if gives_vectors(folder) else "causal-lm"
-        model = load_model(folder, dtype=dtype, task=task).to(_device()).eval()
+        options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+        model = load_model(folder, dtype=dtype, task=task, **options).to(_device()).eval()
         if getattr(model, "_is_stateful", False):
             raise InputError(
                 f"{model.config.model_type} models keep another state than keys and values, which engine transformers "

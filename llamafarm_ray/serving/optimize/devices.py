@@ -32,6 +32,7 @@ class Device:
         dtype: the format that engines compute in.
         gpu: Ray's name of a GPU; empty for others.
         cores: of a CPU; 0 where they don't matter.
+        has_small_cache: True if engines keep keys and values of 8 bits there.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Device:
     dtype: str
     gpu: str = ""
     cores: int = 0
+    has_small_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True)

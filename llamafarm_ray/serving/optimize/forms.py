@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.models.packed_files import PACKED_DTYPE, is_packed, why_not_packed_in_vllm
 from llamafarm_ray.serving.optimize.devices import Device
+from llamafarm_ray.serving.optimize.options import THREADS
 from llamafarm_ray.serving.optimize.predict import Form
-from llamafarm_ray.serving.optimize.speed import SpeedEngine
+from llamafarm_ray.serving.optimize.speed import Option, SpeedEngine
 
 __all__ = ["Settings", "makeable_forms", "serves", "settings_here", "settings_on"]
 
@@ -21,6 +22,7 @@ _BITS = {
     "metal": {"gguf-q8_0": 8.5, "gguf-q4_k_m": 4.8},
 }
 """Schemes that are proposed where no form fits, and their bits a weight."""
+_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Settings:
         num_threads: CPU threads; ``None``: the engine's choice.
         dtype: the format of computation, as torch names it; ``None``: the default of `deploy`.
         concurrency: answers that are written at the same time.
+        options: further options of the engine, as ``deployment.engine_kwargs`` has them.
     """
 
     form: Form
@@ -40,6 +43,13 @@ class Settings:
     num_threads: int | None
     dtype: str | None
     concurrency: int
+    options: tuple[tuple[str, Option], ...] = ()
+
+    def with_value(self, name: str, value: Option) -> Settings:
+        """Return the same settings with another value of an option, or another number of threads."""
+        if name == THREADS:
+            return replace(self, num_threads=int(value))
+        return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())))
 
     def deployment(self, *, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
         """Return the section of a configuration.
@@ -48,13 +58,15 @@ class Settings:
             max_model_len: the longest prompt with its answer; ``None``: the model's.
             gpu: the GPU that a replica gets, as ``deployment.resources.gpu`` has it; ``None``: none.
         """
-        options: dict[str, object] = {}
+        options: dict[str, object] = dict(self.options)
         if self.engine == "gguf":
             options["n_parallel"] = self.concurrency
             if self.num_threads is not None:
                 options["n_threads"] = self.num_threads
         elif self.dtype is not None:
             options["dtype"] = self.dtype
+        if self.engine == "vllm" and gpu is None and max_model_len is not None:
+            options |= self._kv_cache(max_model_len)
         resources: dict[str, object] = {"gpu": gpu} if gpu is not None and self.engine != "gguf" else {}
         if self.num_threads is not None:
             resources["cpu"] = self.num_threads
@@ -65,11 +77,17 @@ class Settings:
             name: value for name, value in (("resources", resources), ("engine_kwargs", options)) if value
         }
 
+    def _kv_cache(self, max_model_len: int) -> dict[str, object]:
+        """Return the memory for keys and values, where all answers together need more than vLLM's default on a CPU."""
+        sixteenths = 2 if self.dtype == "float32" else 1
+        needed = sixteenths * self.form.token_bytes * max_model_len * self.concurrency
+        return {"kv_cache_memory_bytes": math.ceil(needed / _GIB) * _GIB} if needed > _GIB else {}
+
 
 def settings_here(
     form: Form, folder: Path, *, cores: int, has_gpu: bool, has_bf16: bool, concurrency: int, engines: frozenset[str]
 ) -> Iterator[Settings]:
-    """Yield the settings that are worth a trial on this machine.
+    """Yield each engine and precision that is worth a trial on this machine, the fastest of the usual case first.
 
     Args:
         form: the form.
@@ -80,26 +98,35 @@ def settings_here(
         concurrency: answers that are written at the same time.
         engines: those that are installed.
     """
-    threads: list[int | None] = [None] if has_gpu else [*sorted({cores, max(1, math.ceil(cores / 2))}, reverse=True)]
+    threads = None if has_gpu else cores
     if form.is_gguf:
         if "gguf" in engines:
-            yield from (Settings(form, "gguf", count, None, concurrency) for count in threads)
+            yield Settings(form, "gguf", threads, None, concurrency)
         return
-    dtypes = [None] if has_gpu else ["float32", *(["bfloat16"] if has_bf16 else [])]
+    dtypes = [None] if has_gpu else [*(["bfloat16"] if has_bf16 else []), "float32"]
     if "vllm" in engines and not why_not_packed_in_vllm(folder, on_gpu=has_gpu):
         in_vllm = [PACKED_DTYPE] if is_packed(folder) and not has_gpu else dtypes
-        yield from (Settings(form, "vllm", threads[0], dtype, concurrency) for dtype in in_vllm)
-    yield from (Settings(form, "transformers", threads[0], dtype, concurrency) for dtype in dtypes)
+        yield from (Settings(form, "vllm", threads, dtype, concurrency) for dtype in in_vllm)
+    yield from (Settings(form, "transformers", threads, dtype, concurrency) for dtype in dtypes)
 
 
-def settings_on(form: Form, device: Device, concurrency: int) -> Settings:
-    """Return the settings that are written for a device that is not here."""
+def settings_on(form: Form, device: Device, concurrency: int, *, has_small_cache: bool = False) -> Settings:
+    """Return the settings that are written for a device that is not here.
+
+    Args:
+        form: the form.
+        device: the device.
+        concurrency: answers that are written at the same time.
+        has_small_cache: True if keys and values have 8 bits.
+    """
     threads = device.cores or None
     if form.is_gguf:
-        return Settings(form, "gguf", threads, None, concurrency)
+        cache: tuple[tuple[str, Option], ...] = (("cache_type", "q8_0"),) if has_small_cache else ()
+        return Settings(form, "gguf", threads, None, concurrency, (*cache, ("flash_attention", True)))
+    cache = (("kv_cache_dtype", "fp8"),) if has_small_cache else ()
     if device.kind != "cpu":
-        return Settings(form, "vllm", None, device.dtype, concurrency)
-    return Settings(form, "vllm", threads, PACKED_DTYPE if form.scheme else device.dtype, concurrency)
+        return Settings(form, "vllm", None, device.dtype, concurrency, cache)
+    return Settings(form, "vllm", threads, PACKED_DTYPE if form.scheme else device.dtype, concurrency, cache)
 
 
 def serves(device: Device, form: Form, folder: Path | None) -> bool:

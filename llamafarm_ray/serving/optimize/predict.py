@@ -51,6 +51,7 @@ class Prediction:
         fits: True if the device has that memory.
         tokens_per_s: of all answers that are written at the same time.
         first_token_s: seconds until the first token of an answer to a prompt.
+        has_small_cache: True if keys and values have 8 bits, since they do not fit in 16.
     """
 
     form: Form
@@ -58,6 +59,7 @@ class Prediction:
     fits: bool
     tokens_per_s: float
     first_token_s: float
+    has_small_cache: bool = False
 
 
 def predict(
@@ -73,15 +75,23 @@ def predict(
         max_model_len: the longest prompt with its answer, in tokens; memory is set aside for it.
         prompt_tokens: of a usual prompt.
     """
-    cache = form.token_bytes * max_model_len * concurrency
-    memory = form.weight_bytes + cache + int(_RESERVED_GIB * _GIB)
-    read = form.weight_bytes + form.token_bytes * prompt_tokens * concurrency
+    there = device.memory_gib * _GIB
+
+    def needed(token_bytes: int) -> int:
+        return form.weight_bytes + token_bytes * max_model_len * concurrency + int(_RESERVED_GIB * _GIB)
+
+    half = form.token_bytes // 2
+    has_small_cache = device.has_small_cache and needed(form.token_bytes) > there >= needed(half)
+    token_bytes = half if has_small_cache else form.token_bytes
+    memory = needed(token_bytes)
+    read = form.weight_bytes + token_bytes * prompt_tokens * concurrency
     by_memory = table.bandwidth_share * device.bandwidth_gbs * 1e9 / read * concurrency
     operations = table.compute_share * device.tflops * 1e12 / (_OPERATIONS * form.num_parameters)
     return Prediction(
         form,
         memory,
-        memory <= device.memory_gib * _GIB,
+        memory <= there,
         min(by_memory, operations),
         prompt_tokens / operations,
+        has_small_cache,
     )

@@ -14,9 +14,11 @@ from typing import Literal
 
 from llamafarm_ray.errors import DeploymentError
 
-__all__ = ["MARK", "Speed", "SpeedEngine", "SpeedTrial", "measure_speed"]
+__all__ = ["MARK", "Option", "Speed", "SpeedEngine", "SpeedTrial", "measure_speed"]
 
 SpeedEngine = Literal["vllm", "transformers", "gguf"]
+Option = bool | int | str
+"""A value of an engine's option."""
 
 _MODULE = "llamafarm_ray.serving.engines.speed_trial"
 MARK = "speed: "
@@ -37,6 +39,7 @@ class SpeedTrial:
         prompt_tokens: length of each prompt; shorter where the model's context is.
         new_tokens: length of each answer, likewise.
         num_rounds: measured rounds, after one that warms up.
+        options: further options of the engine, as ``deployment.engine_kwargs`` has them: names and values.
     """
 
     model: str
@@ -47,6 +50,7 @@ class SpeedTrial:
     prompt_tokens: int = 128
     new_tokens: int = 32
     num_rounds: int = 2
+    options: tuple[tuple[str, Option], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,8 @@ def _shadow_of(candidate: Target, rollout: str) -> Target:
 def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) -> bool:
     """Return True if a version can be served on that base model: as its adapter, or as another form of the same model.
 
-    An adapter is also one of models that were made from its base, once it was evaluated on them.
+    An adapter is also one of models that were made from its base, once it was evaluated on them. An adapter in GGUF was
+    trained on none of the files that it is served on, so it needs that evaluation on the base that it names as well.
 
     Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others. Quantized
     safetensors are deployed by themselves.
@@ -148,9 +149,9 @@ def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) 
     registered = record.registered
     match registered.kind:
         case ModelKind.ADAPTER:
+            is_measured = base_digest in record.evaluated_on
             if registered.base_digest == base_digest:
-                return True
-            is_measured = base_digest in record.evaluated_on and registered.base_digest is not None
+                return is_measured or not registered.is_gguf_adapter
             return is_measured and state.descends(base_digest, str(registered.base_digest))
         case ModelKind.QUANTIZED if not registered.fills_engine:
             deployed = (one.registered for one in state.with_content(base_digest))
@@ -175,7 +176,8 @@ def _served(record: VersionRecord, state: RegistryState, base_name: str, base_di
 
 def _why_not_served(record: VersionRecord, state: RegistryState, base_name: str, base_digest: Digest) -> str:
     registered = record.registered
-    if registered.kind is ModelKind.ADAPTER and state.descends(base_digest, str(registered.base_digest)):
+    is_related = registered.base_digest == base_digest or state.descends(base_digest, str(registered.base_digest))
+    if registered.kind is ModelKind.ADAPTER and is_related:
         command = f"llamafarm models evaluate --model {record.ref} --base-model {base_name} --benchmark TASK"
         return f"Evaluate it there first: `{command}`."
     return f"It is registered as {registered.kind} on {registered.base_model or 'no base'!r}."

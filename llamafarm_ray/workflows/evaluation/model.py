@@ -37,7 +37,8 @@ class EvaluatedModel:
         weights: digest of its files.
         version: reference of its registered version; empty for a folder.
         base_weights: digest of its base's files alone.
-        is_elsewhere: True for an adapter on a model that was made from its base.
+        is_elsewhere: True for an adapter on other files than those that it was trained on: a model that was made from
+            its base, or a GGUF file.
         base_model: the base model, or the whole one, as it was found; None for a registered whole model.
         manifest: of a registered version; None for a folder.
     """
@@ -153,8 +154,8 @@ class EvaluatedModel:
             return cls(record.ref, pulled, None, weights, record.ref, weights, manifest=Digest(registered.manifest))
         base = servable_base(config.base_model or registered.base_model, registry)
         _check_forms(record.ref, pulled, base)
-        is_elsewhere = base.digest != registered.base_digest
-        if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
+        is_other = base.digest != registered.base_digest
+        if is_other and not registry.refresh().descends(base.digest, str(registered.base_digest)):
             raise InputError(
                 f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
                 hint="Set base_model to the folder it was trained on, or to a registered model that was made from it.",
@@ -167,7 +168,7 @@ class EvaluatedModel:
             weights,
             version=record.ref,
             base_weights=base.digest,
-            is_elsewhere=is_elsewhere,
+            is_elsewhere=is_other or registered.is_gguf_adapter,
             base_model=base,
             manifest=Digest(registered.manifest),
         )

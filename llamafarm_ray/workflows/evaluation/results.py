@@ -16,7 +16,7 @@ __all__ = ["store_result", "write_result"]
 def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:
     """Record a result on a registered version, beside its results of other benchmarks.
 
-    Results on a model that was made from its base are kept apart from those on its base.
+    An adapter's results on other files than those that it was trained on are kept apart.
 
     Returns:
         The version's reference; None for a folder, which has no version.
@@ -29,7 +29,7 @@ def store_result(registry: RegistryApi, model: EvaluatedModel, result: Evaluatio
     if model.is_elsewhere:
         known = registry.resolve(model.version).evaluated_on
         found = {EVALUATED_ON: {**known, model.base_weights: result.to_dict()}}
-        registry.record_metrics(model.version, found, reason="evaluated on a model made from its base")
+        registry.record_metrics(model.version, found, reason="evaluated on a form of its base")
         return model.version
     add_result(registry, model.version, result, reason="evaluated")
     return model.version

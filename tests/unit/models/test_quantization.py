@@ -12,9 +12,10 @@ from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.packed_files import is_packed, vllm_dtype_on_cpu, why_not_packed_in_vllm
 from llamafarm_ray.models.quantize.front import Candidate, choose, on_front
 from llamafarm_ray.models.quantize.gptq import fitted
-from llamafarm_ray.models.quantize.packing import check_linear, weight_scales
+from llamafarm_ray.models.quantize.packing import check_linear
 from llamafarm_ray.models.quantize.quality import Budget, measures, quality
 from llamafarm_ray.models.quantize.quantization import quantize_model
+from llamafarm_ray.models.quantize.scales import weight_scales
 from llamafarm_ray.models.quantize.schemes import SCHEMES, find_scheme, servable_here
 
 LAYER = "model.layers.0.mlp.down_proj"
@@ -94,6 +95,22 @@ def test_fitted_rounding_changes_the_outputs_for_such_inputs_less_than_the_neare
     assert levels.round().max() <= 7
     change, usual = ((inputs @ (one - weight).T).norm() for one in (found, nearest))
     assert change < 0.5 * usual
+
+
+def test_scales_of_four_bits_leave_out_the_ends_of_a_range_where_errors_are_smaller_then():
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 128, generator=random)
+
+    def error(scales):
+        steps = scales.repeat_interleave(64, 1)
+        return float(((weight / steps).round().clamp(-8, 7) * steps - weight).square().mean())
+
+    whole = weight.reshape(64, 2, 64).abs().amax(-1) / 7.5  # compressed-tensors' scales
+    found = weight_scales(weight, four_bits())
+    assert torch.all(found <= whole * 1.0001)
+    assert error(found) < 0.9 * error(whole)
+    eight = four_bits().model_copy(update={"num_bits": 8})
+    assert torch.allclose(weight_scales(weight, eight), weight.reshape(64, 2, 64).abs().amax(-1) / 127.5)
 
 
 def test_inputs_that_are_no_numbers_end_with_an_error():

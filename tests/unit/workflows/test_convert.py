@@ -275,6 +275,31 @@ def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_bas
         EvaluationRun.prepare(asked, registry, "bot-gguf")
 
 
+@pytest.mark.parametrize("named", ["tiny-q8", "folder"])
+def test_an_adapter_in_gguf_that_names_a_gguf_file_as_its_base_is_let_in_by_an_evaluation_too(
+    registry, tmp_path, named
+):
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.serving.routing.resolution import resolve
+    from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+    from llamafarm_ray.workflows.evaluation.results import store_result
+
+    base = make_tiny_model(tmp_path / "base")
+    make_lora(base, tmp_path / "lora", r=4)
+    form = convert(registry, str(base), tmp_path / "q8", to="gguf", precision="q8_0").path
+    register(registry, Registration(form, name="tiny-q8", base_model=str(base)))
+    update = convert(registry, str(tmp_path / "lora"), tmp_path / "update", to="gguf", base_model=str(base)).path
+    reference = str(form) if named == "folder" else named
+    register(registry, Registration(update, name="bot", base_model=reference))
+    served = {"base_name": "tiny-q8", "base_digest": Manifest.of_folder(form).digest}
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):
+        resolve("bot", registry.state, **served)
+    found = EvaluatedModel.find(parse_config({"base_model": reference}), registry, "bot")
+    store_result(registry, found, EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {}))
+    assert resolve("bot", registry.state, **served).ref == "bot:1.0.0"
+
+
 def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path):
     base = make_tiny_model(tmp_path / "base")
     make_lora(base, tmp_path / "lora", r=4, use_rslora=True, rank_pattern={"q_proj": 2})

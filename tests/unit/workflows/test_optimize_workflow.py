@@ -62,6 +62,28 @@ def test_a_registered_quantized_version_that_is_good_enough_is_a_form(base, regi
     assert better.config["base_model"] == "tiny"
 
 
+def test_options_of_the_fastest_engine_are_tried_and_written(base, registry, tmp_path):
+    quantize(registry, str(base), tmp_path / "q8", scheme="gguf-q8_0", measure=None)
+    tried = []
+
+    def measure(trial):
+        tried.append(trial)
+        options = dict(trial.options)
+        rate = 100.0 * (1.5 if options.get("cache_type") == "q8_0" else 1.0)
+        return Speed(0.1 if options.get("n_ubatch") == 128 else 0.2, rate)
+
+    made = optimize(registry, str(tmp_path / "q8"), measure=measure)
+    engine_kwargs = made.config["deployment"]["engine_kwargs"]
+    assert (engine_kwargs["cache_type"], engine_kwargs["n_ubatch"]) == ("q8_0", 128)
+    assert "flash_attention" not in engine_kwargs
+    assert made.tokens_per_s == pytest.approx(150.0)
+    assert parse_config(made.config).deployment.engine_kwargs["cache_type"] == "q8_0"
+    assert "8 bits" in made.notes[0]
+    [chosen] = [row for row in made.trials if row["is_chosen"]]
+    assert chosen["options"] == {"cache_type": "q8_0", "n_ubatch": 128}
+    assert {dict(trial.options).get("flash_attention") for trial in tried} == {None, False}
+
+
 def test_without_an_engine_that_works_the_reasons_are_told(base, registry):
     with pytest.raises(UnsupportedError, match="Engine vllm has no kernel"):
         optimize(registry, str(base), measure=rates({}))

@@ -1,6 +1,7 @@
 """A quantized model knows what it was made from and what that costs, and `auto` chooses by what was measured."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -88,6 +89,48 @@ def test_auto_takes_the_fastest_within_the_budget_and_marks_the_front(base, regi
     assert rows["gguf-q8_0"].is_on_front
     assert rows["int4"].is_on_front  # the fastest
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.gguf", "quantization.json", "training.json"}
+
+
+def test_the_front_within_the_budget_is_kept_and_each_version_has_its_own_measurements(
+    base, registry, tmp_path, three_schemes
+):
+    made = quantize(registry, str(base), tmp_path / "out", keep="front", measure=measured)
+    assert made.scheme == "gguf-q8_0"
+    assert set(made.folders) == {row.scheme for row in made.tried if row.is_on_front}
+    assert {"gguf-q8_0", "int4"} <= set(made.folders)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(made.folders)
+    for scheme, folder in made.folders.items():
+        facts = register(registry, Registration(folder, name=f"tiny-{scheme}")).registered
+        assert facts.kind is ModelKind.QUANTIZED
+        assert (facts.parameters["scheme"], facts.parameters["tokens_per_s"]) == (scheme, SPEEDS[scheme])
+        row = next(row for row in made.tried if row.scheme == scheme)
+        assert facts.parameters["quality"] == row.quality
+        assert facts.parameters["difference"] == row.difference
+        assert len(facts.parameters["tried"]) == 3
+    with pytest.raises(InputError, match="int4 alone has no Pareto front"):
+        quantize(registry, str(base), tmp_path / "one", scheme="int4", keep="front", measure=None)
+
+
+def test_the_command_registers_each_result_of_the_front_by_its_scheme(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workflow, "servable_here", lambda _device: [SCHEMES[name] for name in ("w8a8", "gguf-q8_0")])
+    command = ["models", "quantize", str(base), "--keep", "front", "--budget", "quality>=0", "--no-speed"]
+    command += ["--home", str(tmp_path / "home"), "--output", str(tmp_path / "out")]
+    assert run([*command, "--name", "a" * 190]) == 2
+    assert "can't be a model's name" in capsys.readouterr().err
+    assert run([*command, "--name", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    kept = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert kept
+    assert all(f"Registered tiny-{name}:1.0.0 (quantized)" in printed for name in kept)
+
+
+def test_what_is_on_the_front_and_misses_the_budget_is_not_kept(base, registry, tmp_path, three_schemes):
+    every = quantize(registry, str(base), tmp_path / "all", budget="quality>=0", keep="front", measure=measured)
+    best = max(every.tried, key=lambda row: row.quality)
+    least = f"quality>={math.floor(best.quality * 1e9) / 1e9:.9f}"
+    strict = quantize(registry, str(base), tmp_path / "out", budget=least, keep="front", measure=measured)
+    assert set(strict.folders) == {best.scheme}
+    assert len(every.folders) > 1
 
 
 def test_a_scheme_that_fails_is_a_row_with_its_reason(base, registry, tmp_path, three_schemes):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Final
 
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL
 from llamafarm_ray.errors import InputError, UnsupportedError
@@ -30,6 +31,10 @@ _RANKING = 4
 """llama.cpp's number for models that compare two texts."""
 
 
+CACHE_TYPES: Final = {"f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
+"""Types of keys and values, and their bytes a number."""
+
+
 class GgufEngine(NamedModelsEngine["_Model"]):
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of GGUF files.
 
@@ -39,6 +44,10 @@ class GgufEngine(NamedModelsEngine["_Model"]):
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
         n_parallel: answers written at the same time; each has memory for ``max_model_len`` tokens.
         n_threads: CPU threads; by default llama.cpp's choice.
+        n_batch: prompt tokens that are given to llama.cpp at once; by default its own number.
+        n_ubatch: prompt tokens that it computes at once, likewise.
+        flash_attention: whether it computes attention in blocks; by default its choice.
+        cache_type: type of keys and values: ``f16``, ``bf16``, or ``q8_0``, which needs flash attention.
 
     Raises:
         InputError: the file is no model, or llama.cpp can't load it.
@@ -53,14 +62,19 @@ class GgufEngine(NamedModelsEngine["_Model"]):
         max_model_len: int | None = None,
         n_parallel: int = DEFAULT_N_PARALLEL,
         n_threads: int | None = None,
+        n_batch: int | None = None,
+        n_ubatch: int | None = None,
+        flash_attention: bool | None = None,
+        cache_type: str = "f16",
     ) -> None:
         if importlib.util.find_spec("xllamacpp") is None:
             raise UnsupportedError(
                 "Engine gguf needs llama.cpp, which is not installed.", hint="pip install 'llamafarm_ray[gguf]'"
             )
-        for name, value in (("n_parallel", n_parallel), ("n_threads", n_threads)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"deployment.engine_kwargs.{name} is {value!r}.", hint="Say 1 or more.")
+        numbers = {"n_parallel": n_parallel, "n_threads": n_threads, "n_batch": n_batch, "n_ubatch": n_ubatch}
+        _check_options(numbers, flash_attention, cache_type)
+        self._own: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "flash_attention": flash_attention}
+        self._cache_type = cache_type
         self._file = gguf_file(path)
         self._header = read_gguf(self._file)
         self._max_model_len, self._n_parallel, self._n_threads = max_model_len, n_parallel, n_threads
@@ -160,7 +174,7 @@ class GgufEngine(NamedModelsEngine["_Model"]):
         bounds = [bound for bound in (self._max_model_len, made_for) if isinstance(bound, int) and bound > 0]
         if not bounds:
             raise InputError(f"{model.name} does not say how long its texts may be.", hint="Set max_model_len.")
-        _check_memory(header, min(bounds) * self._n_parallel)
+        _check_memory(header, min(bounds) * self._n_parallel, CACHE_TYPES[self._cache_type])
         settings = LlamaSettings(
             model=str(model),
             lora=str(lora) if lora is not None else None,
@@ -168,6 +182,8 @@ class GgufEngine(NamedModelsEngine["_Model"]):
             n_parallel=self._n_parallel,
             n_threads=self._n_threads,
             embedding=header.gives_vectors,
+            cache_type=self._cache_type,
+            **self._own,
         )
         return _Model(LlamaServer(settings), min(bounds), self._n_parallel)
 
@@ -193,8 +209,33 @@ class _Model:
                 self._free.append(chosen)
 
 
-def _check_memory(header: GgufHeader, num_tokens: int) -> None:
-    """Refuse to keep so many tokens that there can't be room for their keys and values, of 16 bits each.
+def _check_options(numbers: Mapping[str, object], flash_attention: object, cache_type: object) -> None:
+    """Check the options of a configuration.
+
+    Raises:
+        InputError: one is of another type, or out of range.
+    """
+    for name, value in numbers.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"deployment.engine_kwargs.{name} is {value!r}.", hint="Say 1 or more.")
+    if flash_attention is not None and not isinstance(flash_attention, bool):
+        raise InputError(
+            f"deployment.engine_kwargs.flash_attention is {flash_attention!r}.",
+            hint="Say true or false, or leave it out.",
+        )
+    if cache_type not in CACHE_TYPES:
+        raise InputError(
+            f"deployment.engine_kwargs.cache_type is {cache_type!r}.", hint=f"Say one of {', '.join(CACHE_TYPES)}."
+        )
+    if flash_attention is False and cache_type == "q8_0":
+        raise InputError(
+            "deployment.engine_kwargs.cache_type is 'q8_0', and flash_attention is false.",
+            hint="llama.cpp keeps values in 8 bits with flash attention only: leave flash_attention out.",
+        )
+
+
+def _check_memory(header: GgufHeader, num_tokens: int, value_bytes: float) -> None:
+    """Refuse to keep so many tokens that there can't be room for their keys and values.
 
     Raises:
         InputError: this machine has less memory.
@@ -206,7 +247,7 @@ def _check_memory(header: GgufHeader, num_tokens: int) -> None:
         raise InputError("The file does not say how many layers and heads it has.", hint="Convert the model again.")
     per_layer = _number(header, "attention.head_count_kv") or heads
     per_head = _number(header, "attention.key_length") or width // heads
-    needed = 2 * 2 * num_tokens * layers * per_layer * per_head
+    needed = 2 * value_bytes * num_tokens * layers * per_layer * per_head
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise InputError(

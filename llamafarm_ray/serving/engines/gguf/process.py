@@ -30,6 +30,14 @@ def _parameters(settings: dict[str, Any]) -> object:
         made.cpuparams.n_threads = made.cpuparams_batch.n_threads = settings["n_threads"]
     if settings["embedding"]:
         made.embedding, made.n_batch, made.n_ubatch = True, settings["max_model_len"], settings["max_model_len"]
+    for name in ("n_batch", "n_ubatch"):
+        if settings[name] is not None:
+            setattr(made, name, settings[name])
+    cache = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{settings['cache_type'].upper()}")
+    made.cache_type_k = made.cache_type_v = cache
+    if settings["flash_attention"] is not None:
+        word = "ENABLED" if settings["flash_attention"] else "DISABLED"
+        made.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{word}")
     return made
 
 

@@ -47,6 +47,10 @@ class LlamaSettings:
         n_parallel: answers written at the same time, each with a KV cache for that many tokens.
         n_threads: CPU threads; ``None``: llama.cpp's choice.
         embedding: True if it gives vectors, and writes no text.
+        n_batch: prompt tokens that are given to llama.cpp at once; ``None``: its default.
+        n_ubatch: prompt tokens that it computes at once; ``None``: its default.
+        flash_attention: whether it computes attention in blocks; ``None``: its choice.
+        cache_type: ggml's type of keys and values.
     """
 
     model: str
@@ -55,6 +59,10 @@ class LlamaSettings:
     n_parallel: int
     n_threads: int | None
     embedding: bool
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    flash_attention: bool | None = None
+    cache_type: str = "f16"
 
 
 class LlamaServer:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,11 +33,12 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
     from vllm import LLM, SamplingParams  # seconds
 
     longest = trial.prompt_tokens + trial.new_tokens
-    options: dict[str, object] = {}
+    options: dict[str, Any] = {}
     if not torch.cuda.is_available():
         options = {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(Path(trial.model))}  # as `deploy` has it
     if trial.dtype is not None:
         options["dtype"] = trial.dtype
+    options |= dict(trial.options)
     engine = LLM(
         str(trial.model), max_model_len=_context(Path(trial.model), longest), enable_prefix_caching=False, **options
     )

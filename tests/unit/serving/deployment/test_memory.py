@@ -13,7 +13,13 @@ from transformers import AutoModelForCausalLM
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.deployment.memory import check_memory, largest_node_bytes, memory_need, with_memory
+from llamafarm_ray.serving.deployment.memory import (
+    check_memory,
+    kv_cache_environment,
+    largest_node_bytes,
+    memory_need,
+    with_memory,
+)
 from llamafarm_ray.types import Digest
 
 GIB = 2**30
@@ -130,3 +136,10 @@ def test_less_than_the_weights_take_is_refused(base):
         check_memory(need, base, deployment(resources={"memory": 1000}))
     assert "about 513 MiB" in raised.value.hint
     check_memory(need, base, deployment(resources={"memory": need.weights_bytes}))
+
+
+def test_the_kv_cache_of_vllm_is_what_the_configuration_sets_aside(monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    asked = deployment(engine_kwargs={"kv_cache_memory_bytes": 3 * GIB - 1})
+    assert kv_cache_environment(asked) == {"VLLM_CPU_KVCACHE_SPACE": "3"}
+    assert kv_cache_environment(deployment()) == {"VLLM_CPU_KVCACHE_SPACE": "2"}

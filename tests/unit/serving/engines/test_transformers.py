@@ -347,3 +347,5 @@ def test_an_adapter_of_another_base_is_refused(adapters, tmp_path):
 def test_a_format_that_torch_does_not_have_is_refused(base):
     with pytest.raises(InputError, match=r"engine_kwargs\.dtype: 'float7'"):
         transformers_engine("tiny", base, dtype="float7")
+    with pytest.raises(InputError, match=r"engine_kwargs\.attn_implementation is 'magic'"):
+        transformers_engine("tiny", base, attn_implementation="magic")

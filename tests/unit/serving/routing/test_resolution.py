@@ -208,6 +208,16 @@ def test_an_adapter_of_the_original_is_served_on_what_was_made_of_it_once_it_was
         resolve("bot:1.1.0", state, **on_it)
 
 
+def test_an_adapter_in_gguf_is_served_on_the_file_that_it_names_once_it_was_evaluated_there(state):
+    update = adapter("update", "1.0.0", Digest.of(b"update")).model_copy(update={"parameters": {"weights": "gguf"}})
+    state = after(state, update)
+    assert "update" not in served_models(state, base_name="tiny", base_digest=BASE)
+    with pytest.raises(NotFoundError, match=r"Evaluate it there first: .*--model update:1.0.0 --base-model tiny"):
+        target(state, "update")
+    state = after(state, MetricsRecorded(model="update", version="1.0.0", metrics={"evaluated_on": {BASE: {}}}))
+    assert target(state, "update").ref == "update:1.0.0"
+
+
 def test_an_evaluation_on_a_model_of_other_origin_lets_no_adapter_in(state):
     stranger = Digest.of(b"stranger")
     state = after(

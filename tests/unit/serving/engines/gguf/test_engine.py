@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -371,3 +372,37 @@ def gone(pid, within_s=10):
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"n_ubatch": 0}, r"engine_kwargs\.n_ubatch is 0"),
+        ({"flash_attention": "on"}, r"engine_kwargs\.flash_attention is 'on'"),
+        ({"cache_type": "q4_9"}, r"cache_type is 'q4_9'"),
+        ({"cache_type": "q8_0", "flash_attention": False}, r"'q8_0', and flash_attention is false"),
+    ],
+)
+def test_options_that_llama_cpp_does_not_have_are_refused(files, options, told):
+    with pytest.raises(InputError, match=told):
+        GgufEngine("tiny", files[0] / "base", **options)
+
+
+def test_options_of_cache_batch_and_attention_reach_llama_cpp(files, models):
+    import xllamacpp
+
+    from llamafarm_ray.serving.engines.gguf.process import _parameters
+    from llamafarm_ray.serving.engines.gguf.server import LlamaSettings
+
+    options = {"n_batch": 64, "n_ubatch": 32, "flash_attention": True, "cache_type": "q8_0"}
+    asked = LlamaSettings("x.gguf", None, 128, 1, 1, embedding=False, **options)
+    made = _parameters({**asdict(asked), "socket": "a.sock", "key": "k"})
+    assert (made.n_batch, made.n_ubatch) == (64, 32)
+    assert made.cache_type_k == made.cache_type_v == int(xllamacpp.ggml_type.GGML_TYPE_Q8_0)
+    assert made.flash_attn_type == int(xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED)
+
+    async def answered():
+        engine = GgufEngine("tiny", files[0] / "base", n_parallel=1, n_threads=1, n_ubatch=32, flash_attention=False)
+        return tokens(await answer(engine, "tiny", PROMPTS[0]))
+
+    assert asyncio.run(answered()) == generate(models["tiny"], PROMPTS[0])
