@@ -15,7 +15,7 @@ import pyarrow as pa
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.existing_rows import SourceRows, read_source_rows
 from llamafarm_ray.data.finished import FinishedParts
-from llamafarm_ray.data.generation import Choice, WriterPlan, choose_generator, plan_writer
+from llamafarm_ray.data.generation import Choice, EnginePlan, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import largest_node
 from llamafarm_ray.data.report import Tell
@@ -78,7 +78,7 @@ def _split_row(row: Mapping[str, Any]) -> SplitRow:
     return SplitRow(row["id"], row["fact"], document, text_digest([document, row["passage"]])[:16])
 
 
-def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) -> tuple[Choice, WriterPlan | None]:
+def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) -> tuple[Choice, EnginePlan | None]:
     """Return the engine that makes examples of documents, and its plan; None for rules.
 
     Raises:
@@ -108,7 +108,7 @@ def gather_documents(
     parts: FinishedParts,
     *,
     exclude: Path,
-    engine: tuple[Choice, WriterPlan | None] | None,
+    engine: tuple[Choice, EnginePlan | None] | None,
     num_partitions: int | None,
     tell: Tell,
     on_use: Callable[[DeviceUse], None],
