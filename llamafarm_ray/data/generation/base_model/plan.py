@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llamafarm_ray.data.generation.base_model.languages import EXAMPLES_VERSION
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
 from llamafarm_ray.data.generation.writer import PairWriter
 from llamafarm_ray.data.lessons import LESSONS_VERSION, load_lessons
@@ -43,7 +44,7 @@ class BaseModelPlan:
     @property
     def digest(self) -> str:
         """See `WriterPlan`."""
-        return _digest(LESSONS_VERSION, self._weights, asdict(self.sampling), asdict(self.study))
+        return _digest(LESSONS_VERSION, EXAMPLES_VERSION, self._weights, asdict(self.sampling), asdict(self.study))
 
     @property
     def _weights(self) -> list[list[object]]:
