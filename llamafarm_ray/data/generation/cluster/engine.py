@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ __all__ = ["EngineRequest", "answers_of", "longest_text"]
 
 _ROWS_PER_BATCH = 16
 _KV_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+_GRAMMARS = {"backend": "xgrammar", "disable_any_whitespace": True}
+"""A request can't choose either: with the default a model may write spaces up to the limit of tokens."""
 _ERROR = "__inference_error__"
 _ROWS = pa.schema([("request", pa.int64()), ("tokens", pa.list_(pa.int32())), ("grammar", pa.string())])
 
@@ -99,7 +103,7 @@ def _processor(plan: VllmPlan, longest: int) -> Processor:
     asking = plan.asking
     config = vLLMEngineProcessorConfig(
         model_source=str(plan.folder),
-        engine_kwargs={**plan.engine_kwargs, "max_model_len": longest},
+        engine_kwargs={"structured_outputs_config": _GRAMMARS, **plan.engine_kwargs, "max_model_len": longest},
         batch_size=_ROWS_PER_BATCH,
         concurrency=plan.replicas,
         placement_group_config=None if plan.num_gpus else {"bundles": [{"CPU": plan.num_cpus}]},
@@ -112,12 +116,35 @@ def _processor(plan: VllmPlan, longest: int) -> Processor:
     )
 
     def prepared(row: Mapping[str, Any]) -> dict[str, Any]:
-        limits = {"json": row["grammar"], "disable_any_whitespace": True}
         sampling = {"temperature": asking.temperature, "max_tokens": asking.max_output_tokens, "seed": 0}
-        return {"tokenized_prompt": row["tokens"], "sampling_params": {**sampling, "structured_outputs": limits}}
+        grammar = {"structured_outputs": {"json": row["grammar"]}}
+        return {"tokenized_prompt": row["tokens"], "sampling_params": {**sampling, **grammar}}
 
     no_cpu = {"num_cpus": 0}
-    return build_processor(config, preprocess=prepared, preprocess_map_kwargs=no_cpu, postprocess_map_kwargs=no_cpu)
+    with _without_notices():
+        return build_processor(
+            config,
+            preprocess=prepared,
+            postprocess=_outcome,
+            preprocess_map_kwargs=no_cpu,
+            postprocess_map_kwargs=no_cpu,
+        )
+
+
+def _outcome(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is needed of an answer; Ray adds the error, and leaves a row that has one as it is."""
+    return {name: row[name] for name in ("request", "generated_text", "num_generated_tokens", "num_input_tokens")}
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keep away from the user's terminal that Ray is connected already, and that a folder needs no download."""
+    level = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _environment() -> dict[str, str]:
