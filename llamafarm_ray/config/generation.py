@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.values import FrozenMapping
 
-__all__ = ["PHRASINGS", "Difficulty", "Endpoint", "PairKind", "QaGeneration", "Server"]
+__all__ = ["PHRASINGS", "Difficulty", "Endpoint", "PairKind", "QaGeneration", "Server", "VllmEngine"]
 
 PairKind = Literal[
     "questions",
@@ -93,6 +93,26 @@ class Endpoint(Server):
         return {**super().unused(), **unused}
 
 
+class VllmEngine(Section):
+    """A model that writes pairs in vLLM on the cluster's own machines."""
+
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The model: a folder or a reference of the registry; unset: base_model. Where it is set, "
+        "qa_generation.model 'auto' takes it.",
+    )
+    replicas: int = Field(default=1, ge=1, le=1024, description="Most engines at once, each on devices of its own.")
+    max_model_len: int = Field(
+        default=8192, ge=64, description="Longest prompt and answer in tokens; never more than the model can take."
+    )
+    temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature.")
+    max_output_tokens: int = Field(default=2048, ge=16, le=131072, description="Longest answer in tokens.")
+    engine_kwargs: Annotated[Mapping[str, bool | int | float | str | None], AfterValidator(FrozenMapping)] = Field(
+        default_factory=FrozenMapping, description="Further options of vLLM, such as tensor_parallel_size."
+    )
+
+
 class QaGeneration(Section):
     """Questions and answers made from passages."""
 
@@ -116,8 +136,9 @@ class QaGeneration(Section):
         default="auto",
         min_length=1,
         description="Engine that writes the pairs: 'rules' needs no model, 'base_model' asks the base model itself, "
-        "'auto' takes an endpoint that is configured, else the base model if it can, else rules, and any other name "
-        "is a model of an OpenAI-compatible endpoint.",
+        "'vllm' runs a model in vLLM on the cluster, 'auto' takes an endpoint that is configured, else a model that "
+        "is named for vLLM, else the base model if it can, else rules, and any other name is a model of an "
+        "OpenAI-compatible endpoint.",
     )
     unanswerable: bool = Field(
         default=False, description="Ask a model for questions too that a passage does not answer; they get a refusal."
@@ -126,7 +147,7 @@ class QaGeneration(Section):
         default=("questions",),
         description="Kinds of examples to make. 'retrieval' (query, passage, hard negatives) and 'preferences' (chosen "
         "and rejected answers) stand alone and need no endpoint; the others make one set of chats and, but for "
-        "questions, need one.",
+        "questions, need one, or vLLM.",
     )
     tools: str | None = Field(
         default=None,
@@ -135,13 +156,15 @@ class QaGeneration(Section):
         "form, or an OpenAPI description.",
     )
     personas: Names = Field(
-        default=(), description="People to write as, 'a new employee': an endpoint takes one for each passage."
+        default=(), description="People to write as, 'a new employee': an endpoint or vLLM takes one for each passage."
     )
     difficulty: Annotated[Mapping[Difficulty, Annotated[float, Field(gt=0)]], AfterValidator(FrozenMapping)] = Field(
         default_factory=FrozenMapping,  # type: ignore[arg-type]  # an empty mapping has keys of any type
-        description="Weights of easy, medium and hard examples, {easy: 2, hard: 1}, for an endpoint; {}: its own mix.",
+        description="Weights of easy, medium and hard examples, {easy: 2, hard: 1}, for an endpoint or vLLM; {}: "
+        "its own mix.",
     )
     endpoint: Endpoint = section(Endpoint, "The server that a model's name refers to.")
+    vllm: VllmEngine = section(VllmEngine, "The model that writes in vLLM on the cluster.")
 
     def mistakes(self) -> Iterator[Mistake]:
         """A dataset has rows of one kind."""
@@ -156,7 +179,7 @@ class QaGeneration(Section):
             yield Mistake(("tools",), "is set, and kinds has no tool_calls.")
 
     def unused(self) -> Mapping[str, Unused]:
-        """Nothing is generated when it is off; the endpoint may have other work."""
+        """Nothing is generated when it is off; the endpoint and vLLM may have other work."""
         if self.enabled:
             return {}
         reason = Unused("enabled", "has no effect while {1} is false.")

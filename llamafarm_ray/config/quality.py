@@ -8,10 +8,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
+from llamafarm_ray.config.generation import Server
 from llamafarm_ray.config.values import ComparisonField
 from llamafarm_ray.text.pii.finding import PiiKind
 
 __all__ = [
+    "PairJudge",
     "PiiAction",
     "PiiControl",
     "QualityControl",
@@ -131,6 +133,20 @@ class QualityMetrics(Section):
     )
 
 
+class PairJudge(Server):
+    """A model that judges whether passages support the answers about them."""
+
+    model: str | None = Field(default=None, min_length=1, description="Model at an endpoint; null: no judge.")
+    max_output_tokens: int = Field(default=512, ge=16, le=131072, description="Longest verdict in tokens.")
+
+    def unused(self) -> Mapping[str, Unused]:
+        """A server means nothing without a model."""
+        if self.model is not None:
+            return super().unused()
+        keys = (name for name in type(self).model_fields if name != "model")
+        return dict.fromkeys(keys, Unused("model", "has no effect while {1} is not set."))
+
+
 class QualityControl(Section):
     """Filters, checks and goals for the examples of a dataset."""
 
@@ -149,3 +165,16 @@ class QualityControl(Section):
         default=None, description="A function 'module:name' from a text to 0..1, instead of the word list."
     )
     factual_verification: bool = Field(default=False, description="Verify answers against their source documents.")
+    entailment_model: _PlugIn | None = Field(
+        default=None,
+        description="A function 'module:name' from a passage and a statement to 0..1: drop examples whose passage does "
+        "not entail their answer.",
+    )
+    min_entailment: float = Field(default=0.5, ge=0, le=1, description="Least that entailment_model must return.")
+    judge: PairJudge = section(PairJudge, "A model that judges whether passages support the answers about them.")
+
+    def unused(self) -> Mapping[str, Unused]:
+        """A least score means nothing without scores."""
+        if self.entailment_model is not None:
+            return {}
+        return {"min_entailment": Unused("entailment_model", "has no effect while {1} is not set.")}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
     from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
     from llamafarm_ray.data.existing_rows import holds_rows, require_rows
-    from llamafarm_ray.data.expansion import asks_base_model
+    from llamafarm_ray.data.expansion import engines_of
     from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, check_feedback
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
     from llamafarm_ray.data.pipeline import BuildOptions, build_dataset
@@ -26,7 +26,6 @@ __all__ = [
     "MixedPart",
     "PairsEstimate",
     "Splits",
-    "asks_base_model",
     "build_dataset",
     "build_feedback_dataset",
     "built_documents",
@@ -34,6 +33,7 @@ __all__ = [
     "check_feedback",
     "check_settings",
     "discover",
+    "engines_of",
     "estimate_pairs",
     "holds_rows",
     "open_dataset",
@@ -49,7 +49,7 @@ _HOME = {
     "MixedPart": "mixing",
     "PairsEstimate": "estimate",
     "Splits": "dataset",
-    "asks_base_model": "expansion",
+    "engines_of": "expansion",
     "build_dataset": "pipeline",
     "build_feedback_dataset": "feedback_dataset",
     "check_feedback": "feedback_dataset",

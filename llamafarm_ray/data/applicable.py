@@ -107,6 +107,8 @@ def _scores(config: DatasetConfig, because: str) -> Iterator[str]:
         "validation.quality_threshold": config.validation.quality_threshold is not None,
         "quality_control.filters.factual_consistency": quality.filters.factual_consistency is not None,
         "quality_control.factual_verification": quality.factual_verification,
+        "quality_control.entailment_model": quality.entailment_model is not None,
+        "quality_control.judge.model": quality.judge.model is not None,
     }
     for name, is_set in asked.items():
         if is_set:

@@ -17,10 +17,10 @@ from llamafarm_ray.data.expansion.asking import SHOWN_EXAMPLES, SYSTEM_PROMPTS
 from llamafarm_ray.data.generation import Choice, choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache, request_key
+from llamafarm_ray.data.generation.endpoint.examples import requests_of
 from llamafarm_ray.data.generation.endpoint.limits import num_tokens_estimated
 from llamafarm_ray.data.generation.endpoint.prompt import num_pairs_of
 from llamafarm_ray.data.generation.endpoint.terms import prices_of
-from llamafarm_ray.data.generation.endpoint.writer import requests_of
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.stages import tasks_of

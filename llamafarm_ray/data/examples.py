@@ -11,6 +11,7 @@ import ray.data
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
+from llamafarm_ray.data.quality.judge import JUDGE_COLUMNS, CheckByJudge
 from llamafarm_ray.data.quality.new_rows import NewRowCheck
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
 from llamafarm_ray.data.ray_data import num_workers, rows_of
@@ -32,11 +33,19 @@ class Examples:
         harvest: the examples.
         quality: the filters; ``fault_of`` applies those of single examples to rows that are made of these.
         evaluation: questions of evaluation sets.
+        judge: judges what all other filters keep; None: nobody does.
     """
 
     _ORDER = ("key", "document", "position")
 
-    def __init__(self, harvest: Harvest, quality: QualityControl, evaluation: EvaluationTexts) -> None:
+    def __init__(
+        self,
+        harvest: Harvest,
+        quality: QualityControl,
+        evaluation: EvaluationTexts,
+        *,
+        judge: CheckByJudge | None = None,
+    ) -> None:
         self._deduplicate = quality.validation.duplicate_detection
         self._local: pa.Table | None = None
         if harvest.blocks:
@@ -47,11 +56,13 @@ class Examples:
             self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 
         self.fault_of = NewRowCheck(quality, evaluation)
-        self._filters = whole_set_filters(quality, evaluation, self._tables)
+        self._judge_columns = JUDGE_COLUMNS if judge is not None else ()
+        self._filters = (*whole_set_filters(quality, evaluation, self._tables), *((judge,) if judge else ()))
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
-        needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters or self._deduplicate else ())]))
+        of_filters = FILTER_COLUMNS if self._filters or self._deduplicate else ()
+        needed = list(dict.fromkeys(["key", *columns, *of_filters, *self._judge_columns]))
         rows: Iterator[Mapping[str, Any]] = (
             rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         )

@@ -17,22 +17,27 @@ __all__ = ["Feedback", "FeedbackRows", "judgement_rows", "preference_rows"]
 
 _THUMBS = {"up": 1.0, "down": 0.0}
 
+Choice = tuple[tuple[Message, ...], str, str]
+"""A conversation, the answer that a user chose, and the one that they rejected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Feedback of a user on one answer.
+    """Feedback of a user on one answer, or on two.
 
     Args:
         messages: the conversation up to the question.
-        answer: the model's answer.
+        answer: the model's answer; of two the better one.
         rating: rating of the answer, from 0 to 1; None without one.
         correction: the answer as it should have been; empty without a correction.
+        rejected: the worse one of two answers; empty where there is one.
     """
 
     messages: tuple[Message, ...]
     answer: str
     rating: float | None = None
     correction: str = ""
+    rejected: str = ""
 
     def __post_init__(self) -> None:
         if self.rating is not None and not (math.isfinite(self.rating) and 0 <= self.rating <= 1):
@@ -40,7 +45,9 @@ class Feedback:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], *, highest: float = 1.0) -> Feedback:
-        """Read a record with ``messages``, ``answer``, and ``rating`` or ``thumb`` or ``correction``.
+        """Read a record with ``messages``, and ``answer`` with ``rating``, ``thumb`` or ``correction``.
+
+        A record with ``chosen`` and ``rejected`` in their place is a choice between two answers.
 
         Args:
             record: ``rating`` is a number, true or false; ``thumb`` is ``up`` or ``down``.
@@ -65,6 +72,8 @@ class Feedback:
         for message in messages:
             if message.role not in ROLES or not isinstance(message.content, str):
                 raise InputError(f"The turn {message.content!r} of {message.role!r} is no text of a known role.")
+        if record.get("chosen") is not None or record.get("rejected") is not None:
+            return cls(messages, str(record["chosen"]), rejected=str(record["rejected"]))
         return cls(messages, str(record["answer"]), rating, str(record.get("correction") or ""))
 
 
@@ -84,7 +93,8 @@ class FeedbackRows:
 def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -> FeedbackRows:
     """Pairs of a better and a worse answer to the same question, for the objective ``dpo``.
 
-    A correction is preferred to the answer it corrects. Answers to one question that were rated apart are a pair as
+    A correction is preferred to the answer it corrects, and a chosen answer to the rejected one, unless as many users
+    chose the other. Answers to one question that were rated apart are a pair as
     well: the best with the worst, the next best with the next worst, and so on, so that each is used once.
 
     Args:
@@ -94,10 +104,13 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
     rows: list[dict[str, object]] = []
     dropped: Counter[str] = Counter()
     rated: dict[tuple[Message, ...], dict[str, list[float]]] = {}
+    chosen: Counter[Choice] = Counter()
     for record in records:
         reason = _unusable(record)
         if reason:
             dropped[reason] += 1
+        elif record.rejected.strip():
+            chosen[record.messages, record.answer, record.rejected] += 1
         elif record.correction.strip():
             if normal_form(record.correction) == normal_form(record.answer):
                 dropped["correction says what the answer says"] += 1
@@ -107,6 +120,12 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
             dropped["neither rated nor corrected"] += 1
         else:
             rated.setdefault(record.messages, {}).setdefault(record.answer, []).append(record.rating)
+    for (messages, better, worse), count in chosen.items():
+        if chosen[messages, worse, better] < count:
+            rows.append(preference_row(messages, better, worse))
+            dropped["repeated"] += count - 1
+        else:
+            dropped["as many or more users chose the other answer"] += count
     for messages, answers in rated.items():
         pairs = list(_pairs(answers, least_margin))
         rows += [preference_row(messages, better, worse) for better, worse in pairs]
@@ -120,7 +139,8 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
 def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, disliked_to: float = 0.25) -> FeedbackRows:
     """Answers that were liked or not, for the objective ``kto``.
 
-    A corrected answer counts as not liked, and the correction as liked. Several ratings of one answer count by their
+    A corrected answer counts as not liked, and the correction as liked. Of two answers the chosen one counts as rated
+    1, the other as rated 0. Several ratings of one answer count by their
     mean.
 
     Args:
@@ -135,6 +155,9 @@ def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, dis
         reason = _unusable(record)
         if reason:
             dropped[reason] += 1
+        elif record.rejected.strip():
+            rated.setdefault((record.messages, record.answer), []).append(1.0)
+            rated.setdefault((record.messages, record.rejected), []).append(0.0)
         elif record.correction.strip() and normal_form(record.correction) != normal_form(record.answer):
             rows.append(_judged(record.messages, record.answer, label=False))
             rows.append(_judged(record.messages, record.correction, label=True))
@@ -157,7 +180,10 @@ def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, dis
 def _unusable(record: Feedback) -> str:
     if not record.messages or record.messages[-1].role != "user":
         return "no question"
-    return "" if record.answer.strip() else "empty answer"
+    if not record.answer.strip():
+        return "empty answer"
+    is_same = record.rejected and normal_form(record.rejected) == normal_form(record.answer)
+    return "both answers say the same" if is_same else ""
 
 
 def _pairs(answers: Mapping[str, Sequence[float]], least_margin: float) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.existing_rows import SourceRows, read_source_rows
 from llamafarm_ray.data.finished import FinishedParts
-from llamafarm_ray.data.generation import Choice, WriterPlan, choose_generator, plan_writer
+from llamafarm_ray.data.generation import Choice, EnginePlan, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import largest_node
 from llamafarm_ray.data.report import Tell
@@ -83,7 +83,7 @@ class Gathered:
         return choose_split(rows, ratio=validation.built_split_ratio, seed=seed, hold_out=validation.hold_out)
 
 
-def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) -> tuple[Choice, WriterPlan | None]:
+def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) -> tuple[Choice, EnginePlan | None]:
     """Return the engine that makes examples of documents, and its plan; None for rules.
 
     Raises:
@@ -113,7 +113,7 @@ def gather_documents(
     parts: FinishedParts,
     *,
     exclude: Path,
-    engine: tuple[Choice, WriterPlan | None] | None,
+    engine: tuple[Choice, EnginePlan | None] | None,
     num_partitions: int | None,
     tell: Tell,
     on_use: Callable[[DeviceUse], None],

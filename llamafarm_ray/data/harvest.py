@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from llamafarm_ray.data.generation.base_model.other_languages import OTHER_LANGUAGE
 from llamafarm_ray.data.generation.rules import NO_RULES, GenerateByRules
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA
 from llamafarm_ray.data.sources import SkippedDocument
@@ -20,6 +21,11 @@ __all__ = ["Harvest"]
 
 _ROWS_PER_BLOCK = 20_000
 _MAX_REASONS_SHOWN = 3
+_NO_EXAMPLE = "See these reasons and quality_control.filters. Rules find questions in English sentences only."
+_OTHER_LANGUAGE = (
+    "The base model asks in another language than the documents'. Set dataset.preprocessing.qa_generation.model to a "
+    "model of an endpoint, or to 'vllm' with a model that writes it."
+)
 
 
 @dataclass
@@ -121,8 +127,13 @@ class Harvest:
                 )
             raise InputError(
                 f"The {len(self.digests)} documents read in {source!r} gave no example ({self._reasons()}).",
-                hint="See these reasons and quality_control.filters. Rules find questions in English sentences only.",
+                hint=_OTHER_LANGUAGE if self._asks_in_another_language else _NO_EXAMPLE,
             )
+
+    @property
+    def _asks_in_another_language(self) -> bool:
+        dropped = self.ledger.counts(GenerateByRules.name).dropped
+        return any(reason.startswith(OTHER_LANGUAGE) for reason in dropped)
 
     def _languages_without_rules(self) -> list[str]:
         dropped = self.ledger.counts(GenerateByRules.name).dropped

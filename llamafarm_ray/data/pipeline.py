@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.passes import asks_by_heart, asks_with_passages, check_passes, num_passes
 from llamafarm_ray.data.practice import PRACTICE_SHARE, practice_rows
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
+from llamafarm_ray.data.quality.judge import plan_judge
 from llamafarm_ray.data.quality.metrics import DatasetMetrics, measure, require_goals
 from llamafarm_ray.data.quality.whole_set import question_of
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
@@ -38,6 +40,7 @@ from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.split import SplitRow
 from llamafarm_ray.data.steps import Ledger
+from llamafarm_ray.data.text import language_of
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
@@ -149,6 +152,7 @@ class _Build:
         check_passes(config, self._engine[0] if self._engine else None)
         self._expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed, on_use=options.on_use)
         check_settings(config, from_rows=from_rows)
+        self._judge = plan_judge(config.quality_control, cache=cache, environment=os.environ)
         self._start = time.monotonic()
         self._rows = gather_rows(source, config) if from_rows else None
         check_kind(config, self._rows.kind if self._rows else kind_of_build(config))
@@ -162,7 +166,7 @@ class _Build:
         evaluation = read_evaluation_texts(config.quality_control.decontaminate)
         with quiet_ray_data():
             gathered = self._rows or self._gather_documents()
-            examples = Examples(gathered.harvest, config.quality_control, evaluation)
+            examples = Examples(gathered.harvest, config.quality_control, evaluation, judge=self._judge)
             facts = self._keep(examples, gathered)
             metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
             require_goals(config, metrics)
@@ -279,10 +283,10 @@ def _write(
         is_trained = assembly.side_of(row["id"]) == "train"
         if is_trained and is_asked_again:
             train.add(row["id"])
-        if not (by_base and is_trained and _is_question(row)):
+        if not (by_base and is_trained and _is_asked_by_heart(row)):
             assembly.add(row)
     if by_base:
-        asked = filter(_is_question, examples.by_document(train))
+        asked = filter(_is_asked_by_heart, examples.by_document(train))
         for row in rows_by_heart(asked, seed=seed, passes=passes, near_words=near_words):
             assembly.add_joined(row)
     num_with_passages = 0
@@ -290,7 +294,7 @@ def _write(
         asked = filter(_is_question, examples.by_document(train))
         for row in rows_with_passages(asked, seed=seed, passes=passes, near_words=near_words):
             assembly.add_joined(row)
-            num_with_passages += 1
+            num_with_passages += by_base and _is_english(row)
     if expansion.is_asked_for:
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
         for row in expansion.rows(examples.by_document(train), questions, ledger, examples.fault_of):
@@ -303,6 +307,15 @@ def _write(
 def _is_question(row: Mapping[str, Any]) -> bool:
     """Return True for a question with its answer, False for the other kinds of chats."""
     return row["provenance"] is None or not json.loads(row["provenance"]).get("kind")
+
+
+def _is_asked_by_heart(row: Mapping[str, Any]) -> bool:
+    """Return True for a question in English: its other forms are made by English rules."""
+    return _is_question(row) and _is_english(row)
+
+
+def _is_english(row: Mapping[str, Any]) -> bool:
+    return language_of(row["passage"], "en") == "en"
 
 
 def _near_words(base_model: str | None) -> NearWords:

@@ -75,7 +75,8 @@ class Provenance:
     """Origin of a generated example.
 
     Args:
-        generator: ``rules``, ``endpoint``, ``base_model``, ``practice``, or ``source`` for a row that was there.
+        generator: ``rules``, ``endpoint``, ``vllm``, ``base_model``, ``practice``, or ``source`` for a row that
+            was there.
         model: name of the model; empty for rules.
         prompt: version of the prompt.
         settings: digest of the settings that the model was asked with.

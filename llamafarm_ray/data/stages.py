@@ -15,7 +15,7 @@ import ray.data
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import RESULT_SCHEMA, examples_of, files_table, process_documents, step_names
 from llamafarm_ray.data.finished import FinishedParts, PartWriter
-from llamafarm_ray.data.generation import WriterPlan, Written
+from llamafarm_ray.data.generation import EnginePlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.parsed import Passage
@@ -61,7 +61,7 @@ def document_stage(
         harvest.ledger.counts(step)  # in the order of the pipeline, whichever document comes back first
     if config.source.strict:
         harvest.require_no_skipped()
-    settings = config.model_dump_json(exclude={"preprocessing": {"qa_generation": {"endpoint"}}})
+    settings = config.model_dump_json(exclude={"preprocessing": {"qa_generation": {"endpoint", "vllm"}}})
     keys: list[tuple[object, ...]] = []
     missing: list[Sequence[SourceFile]] = []
     num_done = 0
@@ -183,7 +183,7 @@ def _timed(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> Iterato
 def pair_stage(
     harvest: Harvest,
     config: DatasetConfig,
-    plan: WriterPlan,
+    plan: EnginePlan,
     parts: FinishedParts,
     *,
     tell: Tell,
@@ -215,19 +215,19 @@ def pair_stage(
         tell(Stage("pairs", "passages", num_done, len(passages)))
 
 
-def _found(plan: WriterPlan, batches: Sequence[Sequence[Passage]], parts: FinishedParts) -> dict[int, pa.Table]:
+def _found(plan: EnginePlan, batches: Sequence[Sequence[Passage]], parts: FinishedParts) -> dict[int, pa.Table]:
     """Return the pairs of the batches that an earlier attempt wrote, by index."""
     return {
         index: table for index, batch in enumerate(batches) if (table := parts.load(*_key(plan, batch))) is not None
     }
 
 
-def _key(plan: WriterPlan, batch: Sequence[Passage]) -> tuple[object, ...]:
+def _key(plan: EnginePlan, batch: Sequence[Passage]) -> tuple[object, ...]:
     return "pairs", plan.name, plan.digest, text_digest(passage.to_json() for passage in batch)
 
 
 def _written(
-    plan: WriterPlan,
+    plan: EnginePlan,
     batches: Sequence[Sequence[Passage]],
     found: dict[int, pa.Table],
     parts: FinishedParts,

@@ -16,13 +16,13 @@ from llamafarm_ray.data import (
     BuildReport,
     DocumentRecord,
     PairsEstimate,
-    asks_base_model,
     build_dataset,
     build_feedback_dataset,
     built_documents,
     check_feedback,
     check_settings,
     discover,
+    engines_of,
     estimate_pairs,
     holds_rows,
     require_rows,
@@ -93,12 +93,12 @@ def create_dataset(
     check_source(config)
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
-    base_model = _writing_base(config, registry)
+    base_model, dataset = _writing_models(config, registry)
     with meter_of(registry.home, "dataset", config.name, name=name) as meter:
         report = build_dataset(
             config.dataset.source.path or "",
             output,
-            _dataset_of(config),
+            dataset,
             name=name,
             seed=config.seed,
             options=BuildOptions(
@@ -115,11 +115,23 @@ def create_dataset(
     return dataclasses.replace(created, tokens=prepare(config, registry, output))
 
 
-def _writing_base(config: Config, registry: RegistryApi) -> str | None:
-    """Return the folder of the base model, if it shall write the pairs; else its reference."""
-    if not asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ):
-        return config.base_model
-    base = usable_base(config.base_model, registry)
+def _writing_models(config: Config, registry: RegistryApi) -> tuple[str | None, DatasetConfig]:
+    """Return the base model and the ``dataset`` section, with folders in place of the models that shall write."""
+    dataset, base_model = _dataset_of(config), config.base_model
+    engines = engines_of(dataset, base_model=base_model, environment=os.environ)
+    qa = dataset.preprocessing.qa_generation
+    if "vllm" in engines and qa.vllm.model is not None:
+        vllm = qa.vllm.model_copy(update={"model": _folder_everywhere(qa.vllm.model, registry)})
+        preprocessing = dataset.preprocessing.model_copy(update={"qa_generation": qa.model_copy(update={"vllm": vllm})})
+        dataset = dataset.model_copy(update={"preprocessing": preprocessing})
+    if "base_model" in engines or ("vllm" in engines and qa.vllm.model is None):
+        base_model = _folder_everywhere(base_model, registry)
+    return base_model, dataset
+
+
+def _folder_everywhere(model: str | None, registry: RegistryApi) -> str:
+    """Return the folder of a model on every node."""
+    base = usable_base(model, registry)
     fetch_everywhere(base, registry.home.uri)
     return str(base.folder)
 
@@ -208,7 +220,7 @@ def check_source(config: Config) -> None:
         return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
-    asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ)
+    engines_of(_dataset_of(config), base_model=config.base_model, environment=os.environ)
     from_rows = holds_rows(config.dataset, config.dataset.source.path)
     check_settings(config.dataset, from_rows=from_rows)
     if from_rows:

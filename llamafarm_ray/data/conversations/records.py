@@ -25,7 +25,8 @@ def as_chat(record: object) -> object:
     if is_ticket(record):
         turns = ticket_turns(record)
         return _chat(turns) if turns else BadRecord("is a ticket without a public answer.")
-    if isinstance(record.get("answer"), str) and isinstance(record.get("messages"), list):
+    is_choice = {"chosen", "rejected", "version", "principal"} <= record.keys()
+    if (is_choice or isinstance(record.get("answer"), str)) and isinstance(record.get("messages"), list):
         return _feedback(record)
     return _with_response(record)
 

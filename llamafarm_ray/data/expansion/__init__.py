@@ -4,6 +4,6 @@ Each names its parent in its provenance. Nothing is made of a held-out example, 
 split is dropped, so that no row is in another split than its parent.
 """
 
-from llamafarm_ray.data.expansion.plan import Expansion, asks_base_model, expansion_models, plan_expansion
+from llamafarm_ray.data.expansion.plan import Expansion, engines_of, expansion_models, plan_expansion
 
-__all__ = ["Expansion", "asks_base_model", "expansion_models", "plan_expansion"]
+__all__ = ["Expansion", "engines_of", "expansion_models", "plan_expansion"]

@@ -1,11 +1,12 @@
-"""New examples, paraphrases and translations by an endpoint."""
+"""New examples, paraphrases and translations by a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.data.expansion.parents import Row, question_and_answer
+from llamafarm_ray.data.generation.cluster import VllmPlan
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, objects_in, one_line
 from llamafarm_ray.data.generation.endpoint.asking import Asker
@@ -14,8 +15,12 @@ from llamafarm_ray.data.generation.endpoint.client import RefusedError
 from llamafarm_ray.data.generation.endpoint.prompt import TEXT, response_format
 from llamafarm_ray.data.generation.endpoint.requests import chat_request
 from llamafarm_ray.data.rows import Provenance
+from llamafarm_ray.types import DeviceUse
 
-__all__ = ["PROMPT_VERSION", "SHOWN_EXAMPLES", "SYSTEM_PROMPTS", "EndpointExpander"]
+if TYPE_CHECKING:
+    from llamafarm_ray.data.generation.cluster.asking import ClusterAsker
+
+__all__ = ["PROMPT_VERSION", "SHOWN_EXAMPLES", "SYSTEM_PROMPTS", "ModelExpander"]
 
 PROMPT_VERSION = "expansion-1"
 _INVENT = """\
@@ -43,17 +48,18 @@ SHOWN_EXAMPLES = 12
 """Most examples in a request for new ones."""
 
 
-class EndpointExpander:
-    """Asks an endpoint for new examples and wordings.
+class ModelExpander:
+    """Asks a model for new examples and wordings.
 
     Args:
-        plan: model, server and limits; its answers are stored with those for pairs.
+        plan: an endpoint's, with model, server and limits, or vLLM's; its answers are stored with those for pairs.
+        on_use: called with the use of devices by vLLM.
     """
 
-    def __init__(self, plan: EndpointPlan) -> None:
+    def __init__(self, plan: EndpointPlan | VllmPlan, on_use: Callable[[DeviceUse], None] = lambda _use: None) -> None:
         self._asking = plan.asking
-        self._asker = Asker(plan.terms(), AnswerCache(plan.cache))
-        self.provenance = Provenance("endpoint", plan.asking.model, PROMPT_VERSION, plan.digest)
+        self._asker = _asker(plan, on_use)
+        self.provenance = Provenance(plan.name, plan.asking.model, PROMPT_VERSION, plan.digest)
 
     def invent(self, groups: Sequence[Sequence[Row]], count: int) -> list[list[tuple[str, str]] | str]:
         """Return new questions and answers for each group of rows, or the reason why there are none.
@@ -115,10 +121,18 @@ class EndpointExpander:
             if isinstance(answer, BadAnswerError):
                 found.append("answer is not the JSON that was asked for")
             elif isinstance(answer, RefusedError):
-                found.append("request refused by the endpoint")
+                found.append("request refused by the model")
             else:
                 found.append(answer)
         return found
+
+
+def _asker(plan: EndpointPlan | VllmPlan, on_use: Callable[[DeviceUse], None]) -> Asker | ClusterAsker:
+    if isinstance(plan, EndpointPlan):
+        return Asker(plan.terms(), AnswerCache(plan.cache))
+    from llamafarm_ray.data.generation.cluster.asking import ClusterAsker  # imports transformers
+
+    return ClusterAsker(plan, on_use)
 
 
 def _text(item: Mapping[str, object], name: str) -> str:

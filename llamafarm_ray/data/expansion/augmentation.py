@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamafarm_ray.config import Augmentation
-from llamafarm_ray.data.expansion.asking import EndpointExpander
+from llamafarm_ray.data.expansion.asking import ModelExpander
 from llamafarm_ray.data.expansion.diversity import Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
 from llamafarm_ray.data.expansion.parents import Row, child_row, is_plain
@@ -41,7 +41,7 @@ class Augmenter:
     """
 
     settings: Augmentation
-    expander: EndpointExpander | None
+    expander: ModelExpander | None
     seed: int = 0
 
     def rows(
@@ -110,9 +110,7 @@ class Augmenter:
                 same = text is not None and names_and_numbers(text) == names_and_numbers(question)
                 yield text or "", "" if same else (_CHANGED if text else _NO_ANSWER)
 
-    def _translated(
-        self, expander: EndpointExpander, rows: Sequence[Row], questions: Sequence[str]
-    ) -> list[str | None]:
+    def _translated(self, expander: ModelExpander, rows: Sequence[Row], questions: Sequence[str]) -> list[str | None]:
         """Translate each question to one of the languages and back to its own."""
         found: dict[int, str | None] = {}
         groups: dict[tuple[str, str], list[int]] = {}

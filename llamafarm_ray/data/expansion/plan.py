@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config import DatasetConfig, QaGeneration
-from llamafarm_ray.data.expansion.asking import EndpointExpander
+from llamafarm_ray.data.expansion.asking import ModelExpander
 from llamafarm_ray.data.expansion.augmentation import Augmenter
 from llamafarm_ray.data.expansion.diversity import Diversity
 from llamafarm_ray.data.expansion.parents import Row
-from llamafarm_ray.data.expansion.synthesis import Synthesizer, by_base_model, by_endpoint, by_templates
-from llamafarm_ray.data.generation import Choice, choose_generator, plan_writer
+from llamafarm_ray.data.expansion.synthesis import Synthesizer, by_base_model, by_model, by_templates
+from llamafarm_ray.data.generation import Choice, Generator, choose_generator, plan_writer
 from llamafarm_ray.data.generation.base_model import BaseModelPlan
 from llamafarm_ray.data.generation.base_model.settings import Sampling
+from llamafarm_ray.data.generation.cluster import VllmPlan
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.quality.new_rows import FaultOf
+from llamafarm_ray.data.ray_data import largest_node
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["Expansion", "asks_base_model", "expansion_models", "plan_expansion"]
+__all__ = ["Expansion", "engines_of", "expansion_models", "plan_expansion"]
 
 _ROWS_AT_ONCE = 2048
 _OTHER_DRAWS = 7919
@@ -86,7 +88,7 @@ def plan_expansion(
         base_model: see `build_dataset`.
         cache: likewise.
         seed: of typing mistakes and frames.
-        on_use: called with the use of devices by a base model.
+        on_use: called with the use of devices by a base model or vLLM.
 
     Raises:
         InputError: a model is named and no endpoint is configured, or a method needs a model.
@@ -98,12 +100,14 @@ def plan_expansion(
         synthesizer = planner.synthesizer(synthetic.base_model, synthetic.examples_per_passage, on_use)
     augmenter = None
     if augmentation.enabled:
-        augmenter = Augmenter(augmentation, planner.expander_for(config), seed)
+        augmenter = Augmenter(augmentation, planner.expander_for(config, on_use), seed)
     return Expansion(synthesizer, augmenter, synthetic.diversity_threshold)
 
 
-def asks_base_model(config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]) -> bool:
-    """Return True if the base model writes pairs, or invents examples.
+def engines_of(
+    config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
+) -> frozenset[Generator]:
+    """Return the engines that write pairs, invent examples or change them.
 
     Args:
         config: the ``dataset`` section of a configuration.
@@ -113,13 +117,11 @@ def asks_base_model(config: DatasetConfig, *, base_model: str | None, environmen
     Raises:
         InputError: see `choose_generator`.
     """
-    found = []
+    found = list(expansion_models(config, base_model=base_model, environment=environment).values())
     planner = _Planner(config.preprocessing.qa_generation, base_model, "", environment)
     if config.makes_questions:
         found.append(choose_generator(planner.qa, base_model=base_model, environment=environment))
-    if config.synthetic_generation.enabled:
-        found.append(planner.choose(config.synthetic_generation.base_model))
-    return any(choice.generator == "base_model" for choice in found)
+    return frozenset(choice.generator for choice in found)
 
 
 def expansion_models(
@@ -164,8 +166,8 @@ class _Planner:
         match choice.generator:
             case "rules":
                 return Synthesizer(by_templates, count)
-            case "endpoint":
-                return Synthesizer(by_endpoint(self._expander(choice)), count)
+            case "endpoint" | "vllm":
+                return Synthesizer(by_model(self._expander(choice, on_use)), count)
             case "base_model":
                 plan = plan_writer(choice, self._questions_only(None), cache=self.cache, environment=self.environment)
                 assert isinstance(plan, BaseModelPlan)  # as chosen
@@ -173,15 +175,15 @@ class _Planner:
                 plan = replace(plan, folder=Path(choice.model), sampling=sampling)
                 return Synthesizer(by_base_model(plan, on_use), count)
 
-    def expander_for(self, config: DatasetConfig) -> EndpointExpander | None:
+    def expander_for(self, config: DatasetConfig, on_use: Callable[[DeviceUse], None]) -> ModelExpander | None:
         augmentation = config.augmentation
         choice = self.choose(augmentation.model)
-        if choice.generator == "endpoint":
-            return self._expander(choice)
+        if choice.generator in {"endpoint", "vllm"}:
+            return self._expander(choice, on_use)
         if "back_translation" in augmentation.methods:
             raise InputError(
                 "dataset.augmentation.methods has back_translation, and no model is there to translate.",
-                hint="Set dataset.augmentation.model to a model of an endpoint.",
+                hint="Set dataset.augmentation.model to a model of an endpoint, or to 'vllm'.",
             )
         return None
 
@@ -191,9 +193,11 @@ class _Planner:
 
     def _questions_only(self, model: str | None) -> QaGeneration:
         """Return the settings for another model; kinds, personas and difficulties are those of pairs."""
-        return QaGeneration(model=model or self.qa.model, endpoint=self.qa.endpoint)
+        return QaGeneration(model=model or self.qa.model, endpoint=self.qa.endpoint, vllm=self.qa.vllm)
 
-    def _expander(self, choice: Choice) -> EndpointExpander:
-        plan = plan_writer(choice, self._questions_only(choice.model), cache=self.cache, environment=self.environment)
-        assert isinstance(plan, EndpointPlan)  # as chosen
-        return EndpointExpander(plan)
+    def _expander(self, choice: Choice, on_use: Callable[[DeviceUse], None]) -> ModelExpander:
+        qa = self._questions_only(choice.model)
+        machine = largest_node() if choice.generator == "vllm" else None
+        plan = plan_writer(choice, qa, cache=self.cache, environment=self.environment, machine=machine)
+        assert isinstance(plan, EndpointPlan | VllmPlan)  # as chosen
+        return ModelExpander(plan, on_use)

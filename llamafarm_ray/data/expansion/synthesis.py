@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamafarm_ray.data.expansion.asking import EndpointExpander
+from llamafarm_ray.data.expansion.asking import ModelExpander
 from llamafarm_ray.data.expansion.diversity import Diversity
 from llamafarm_ray.data.expansion.parents import Row, child_row, is_plain, passage_of
 from llamafarm_ray.data.expansion.templates import invented
-from llamafarm_ray.data.generation import WriterPlan
+from llamafarm_ray.data.generation import EnginePlan
 from llamafarm_ray.data.generation.stage import batches_of, write_pairs
 from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
@@ -22,7 +22,7 @@ from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["Candidate", "Synthesizer", "by_base_model", "by_endpoint", "by_templates"]
+__all__ = ["Candidate", "Synthesizer", "by_base_model", "by_model", "by_templates"]
 
 _STEP = "synthetic_generation"
 _ROWS_WITHOUT_PASSAGE = 5
@@ -123,8 +123,8 @@ def by_templates(groups: Sequence[Sequence[Row]], _: int, __: Ledger) -> Iterato
         yield [Candidate(row, turns, Provenance("rules")) for row, turns in invented(rows)]
 
 
-def by_endpoint(expander: EndpointExpander) -> Inventor:
-    """Return an engine that asks an endpoint."""
+def by_model(expander: ModelExpander) -> Inventor:
+    """Return an engine that asks a model."""
 
     def invent(groups: Sequence[Sequence[Row]], count: int, ledger: Ledger) -> Iterator[list[Candidate]]:
         for rows, found in zip(groups, expander.invent(groups, count), strict=True):
@@ -136,7 +136,7 @@ def by_endpoint(expander: EndpointExpander) -> Inventor:
     return invent
 
 
-def by_base_model(plan: WriterPlan, on_use: Callable[[DeviceUse], None]) -> Inventor:
+def by_base_model(plan: EnginePlan, on_use: Callable[[DeviceUse], None]) -> Inventor:
     """Return an engine that lets a base model write about the passages once more, with other draws.
 
     Args:

@@ -10,10 +10,14 @@ from llamafarm_ray.config import QaGeneration
 from llamafarm_ray.data.generation.base_model import BaseModelPlan
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.choice import Choice
+from llamafarm_ray.data.generation.cluster import VllmPlan
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.writer import WriterPlan
 
-__all__ = ["Machine", "plan_writer"]
+__all__ = ["EnginePlan", "Machine", "plan_writer"]
+
+EnginePlan = WriterPlan | VllmPlan
+"""Settings of an engine that asks a model: of one with a writer in an actor, or of vLLM with engines of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Machine:
 
 def plan_writer(
     choice: Choice, qa: QaGeneration, *, cache: str, environment: Mapping[str, str], machine: Machine | None = None
-) -> WriterPlan | None:
+) -> EnginePlan | None:
     """Return the plan of a model's writer; None for rules, which need none.
 
     Args:
@@ -45,6 +49,9 @@ def plan_writer(
         case "endpoint":
             key = environment.get(qa.endpoint.api_key_env, "")
             return EndpointPlan.of(choice, qa, api_key=key, cache=cache)
+        case "vllm":
+            machine = machine or Machine()
+            return VllmPlan.of(choice, qa, num_cpus=machine.num_cpus, num_gpus=machine.num_gpus, cache=cache)
         case "base_model":
             machine = machine or Machine()
             sampling = Sampling() if qa.phrasings is None else Sampling(phrasings=qa.phrasings)

@@ -14,6 +14,8 @@ import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
 from llamafarm_ray.capacity import is_on_one_machine
+from llamafarm_ray.data.generation.cluster import VllmPlan
+from llamafarm_ray.data.generation.plans import EnginePlan
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example
@@ -35,12 +37,12 @@ def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ..
 
 
 def write_pairs(
-    plan: WriterPlan, batches: Sequence[Sequence[Passage]], on_use: Callable[[DeviceUse], None]
+    plan: EnginePlan, batches: Sequence[Sequence[Passage]], on_use: Callable[[DeviceUse], None]
 ) -> Iterator[list[Written]]:
     """Yield the pairs of each batch, in order. Needs a connected Ray.
 
     Args:
-        plan: opened once, in an actor.
+        plan: a writer's is opened once, in an actor; vLLM has engines of its own on the cluster.
         batches: each is one block of Ray Data, so that it reaches the writer as it is.
         on_use: called with the use of devices by each batch; the first one's has the opening of the model in it.
 
@@ -48,6 +50,11 @@ def write_pairs(
         LlamaFarmError: the writer's own.
     """
     if not batches:
+        return
+    if isinstance(plan, VllmPlan):
+        from llamafarm_ray.data.generation.cluster.stage import write_in_cluster  # imports transformers
+
+        yield from write_in_cluster(plan, batches, on_use)
         return
     tables = [
         pa.table({"batch": [index] * len(batch), "passage": [passage.to_json() for passage in batch]}, schema=_PASSAGES)

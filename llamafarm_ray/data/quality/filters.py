@@ -6,6 +6,7 @@ from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.parsed import ParsedDocument, Passage
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate
 from llamafarm_ray.data.quality.coherence import DropIncoherent
+from llamafarm_ray.data.quality.entailment import CheckEntailment
 from llamafarm_ray.data.quality.language import KeepLanguage
 from llamafarm_ray.data.quality.pii import HandlePii
 from llamafarm_ray.data.quality.score import DropLowQuality
@@ -41,6 +42,8 @@ def example_filters(quality: QualityControl) -> tuple[Step[Example, Example], ..
     steps: list[Step[Example, Example]] = []
     if toxicity is not None:
         steps.append(DropToxic(toxicity, quality.toxicity_model))
+    if quality.entailment_model is not None:
+        steps.append(CheckEntailment(quality.entailment_model, quality.min_entailment))
     if quality.validation.coherence_scoring:
         steps.append(DropIncoherent())
     if quality.min_quality_score is not None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 
+from llamafarm_ray.data.quality.plug_ins import load_function
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.text.toxicity import toxicity
 
 __all__ = ["DropToxic", "load_scorer"]
@@ -16,7 +14,6 @@ __all__ = ["DropToxic", "load_scorer"]
 Scorer = Callable[[str], float]
 
 
-@functools.cache
 def load_scorer(name: str | None) -> Scorer:
     """Return the function ``module:name``, from a text to 0.0 ... 1.0; the word list for None.
 
@@ -25,15 +22,7 @@ def load_scorer(name: str | None) -> Scorer:
     """
     if name is None:
         return toxicity
-    module, _, attribute = name.partition(":")
-    try:
-        scorer: Scorer = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"dataset.quality_control.toxicity_model: {name!r} can't be loaded ({error}).",
-            hint="Name a function as module:function, in a module that can be imported on each node.",
-        ) from error
-    return scorer
+    return load_function(name, "dataset.quality_control.toxicity_model")
 
 
 class DropToxic(Step[Example, Example]):

@@ -44,23 +44,39 @@ class FeedbackRequest(BaseModel):
     model: str = Field(description="The response's own `model`, or its header x-llamafarm-model: it names a version.")
     response_id: str | None = Field(default=None, max_length=256, description="The response's `id`.")
     messages: list[_Turn] = Field(min_length=1, max_length=10_000, description="The conversation up to the question.")
-    answer: str = Field(min_length=1, max_length=1_000_000, description="What the model wrote.")
+    answer: str | None = Field(default=None, min_length=1, max_length=1_000_000, description="What the model wrote.")
     rating: float | None = Field(default=None, ge=0, le=1, description="How good it was: 0 is bad, 1 is good.")
     thumb: Literal["up", "down"] | None = Field(default=None, description="Short for a rating of 1 or 0.")
     correction: str | None = Field(default=None, max_length=1_000_000, description="What it should have written.")
+    chosen: str | None = Field(default=None, max_length=1_000_000, description="The better of two answers.")
+    rejected: str | None = Field(default=None, max_length=1_000_000, description="The other answer.")
     comment: str | None = Field(default=None, max_length=10_000, description="For people to read.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
+        if self.chosen is not None or self.rejected is not None:
+            self._check_preference()
+            return self
+        if self.answer is None:
+            raise ValueError("give an 'answer', or 'chosen' and 'rejected'")
         if self.rating is not None and self.thumb is not None:
             raise ValueError("give 'rating' or 'thumb', not both")
         if self.rating is None and self.thumb is None and not (self.correction or "").strip():
             raise ValueError("give a 'rating', a 'thumb' or a 'correction'")
         return self
 
+    def _check_preference(self) -> None:
+        """Check a choice between two answers, which says nothing about one of them alone."""
+        if not (self.chosen or "").strip() or not (self.rejected or "").strip():
+            raise ValueError("give both 'chosen' and 'rejected'")
+        if self.chosen == self.rejected:
+            raise ValueError("'chosen' and 'rejected' are the same answer")
+        if any(value is not None for value in (self.answer, self.rating, self.thumb, self.correction)):
+            raise ValueError("give 'answer' with its judgement, or 'chosen' and 'rejected', not both")
+
     @property
     def score(self) -> float | None:
-        """The rating, 0 to 1; None where there is only a correction."""
+        """The rating, 0 to 1; None where there is only a correction or a preference."""
         return self.rating if self.thumb is None else float(self.thumb == "up")
 
     @classmethod

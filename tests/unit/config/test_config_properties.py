@@ -155,7 +155,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
     assert {".".join(path[:2]) for path in missing} == {
         "dataset.augmentation",  # what is off has no settings, and no translation has no languages
         "dataset.preprocessing",  # a limit of cost, without prices
-        "dataset.quality_control",  # kinds of personal data without an action, a domain that is not asked for
+        "dataset.quality_control",  # kinds of personal data without an action, a server without a judge, and others
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
         "evaluation.canaries",  # what was memorized is not measured
@@ -179,7 +179,12 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         },
         "dataset": {
             "preprocessing": {"qa_generation": {"endpoint": {"batch": True, **dict.fromkeys(PRICES, 1.0)}}},
-            "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "drop"}},
+            "quality_control": {
+                "validation": {"domain_relevance": True},
+                "pii": {"action": "drop"},
+                "judge": {"model": "gpt", **dict.fromkeys(PRICES, 1.0)},
+                "entailment_model": "models:entails",
+            },
             "synthetic_generation": {"enabled": True},
             "augmentation": {"enabled": True, "methods": ["noise", "back_translation"]},
         },

@@ -84,12 +84,6 @@ def test_a_question_that_another_text_answers_better_is_left_out():
     assert dict(written.dropped) == {"question fits another text better": 1}
 
 
-def test_other_languages_than_those_of_the_lessons_are_left_alone():
-    text = "Eine F\u00fchrung kostet 4,50 Euro."
-    written = write({text: [("Was kostet eine F\u00fchrung?", -0.1)]}, text=text, language="de")
-    assert (written.examples, dict(written.dropped)) == ((), {"no lessons for German": 1})
-
-
 def test_unlikely_questions_are_left_out():
     written = write({TEXT: [(GOOD, -0.4)]}, min_score=-0.3)
     assert written.examples == ()

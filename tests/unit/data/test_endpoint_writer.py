@@ -122,7 +122,7 @@ def test_a_failure_that_stays_stops_the_build_at_once(tmp_path, fault, error, to
 def test_a_request_that_is_refused_is_counted_and_the_others_go_on(tmp_path):
     with chat_server(fault=lambda _, body: "400" if "secret" in body["messages"][1]["content"] else "") as server:
         bad, good = write(writer_for(server.url, tmp_path), [passage(0, "A secret recipe for bread."), passage(1)])
-    assert (bad.examples, bad.dropped) == ((), {"request refused by the endpoint": 1})
+    assert (bad.examples, bad.dropped) == ((), {"request refused by the model": 1})
     assert len(good.examples) == 2
 
 

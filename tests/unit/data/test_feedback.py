@@ -92,3 +92,29 @@ def test_ratings_are_scaled_and_nonsense_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             Feedback.of({**record, **bad})
+
+
+def choice(chosen, rejected, asked="A llama?"):
+    return Feedback.of({"messages": [{"role": "user", "content": asked}], "chosen": chosen, "rejected": rejected})
+
+
+def test_a_choice_between_two_answers_is_a_preference_and_two_judgements():
+    records = [choice("An animal.", "A plant."), choice("A place.", "A place!", "A farm?")]
+    assert pairs(records) == ([("A llama?", "An animal.", "A plant.")], {"both answers say the same": 1})
+    assert judged(records) == ([("An animal.", True), ("A plant.", False)], {"both answers say the same": 1})
+
+
+def test_the_answer_that_more_users_chose_is_preferred_and_a_tie_says_nothing():
+    tie = [choice("one", "two", "Tie?"), choice("two", "one", "Tie?")]
+    most = [choice("one", "two"), choice("one", "two"), choice("two", "one")]
+    assert pairs([*tie, *most]) == (
+        [("A llama?", "one", "two")],
+        {"as many or more users chose the other answer": 3, "repeated": 1},
+    )
+    assert judged(tie) == ([], {"rating says too little": 4})
+
+
+def test_a_choice_without_one_of_its_answers_is_no_feedback():
+    for half in ({"chosen": "one"}, {"rejected": "two"}):
+        with pytest.raises(KeyError):
+            Feedback.of({"messages": [{"role": "user", "content": "A llama?"}], **half})

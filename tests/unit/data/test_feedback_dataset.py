@@ -44,6 +44,25 @@ def build(feedback, output, *, ratio=0.0, strict=False, dataset=None, **options)
     return build_feedback_dataset(feedback, output, DatasetConfig.model_validate(config), **options)
 
 
+@pytest.mark.parametrize(("objective", "num_rows"), [("dpo", 5), ("kto", 11)])
+def test_choices_between_two_answers_are_rows_beside_corrections(feedback, tmp_path, objective, num_rows):
+    record = said("5?", None, chosen="better 5", rejected="worse 5")
+    del record["answer"]
+    Location(feedback).create("2026/11/24/c.jsonl", f"{json.dumps(record)}\n".encode())
+    report, documents = build(feedback, tmp_path / "said.jsonl", objective=objective)
+    assert report.num_train == num_rows
+    assert documents[-1].path == "2026/11/24/c.jsonl"
+    _, rows = read_rows(tmp_path / "said.jsonl")
+    found = [row for row in rows if row["messages"][0]["content"] == "5?"]
+    said_of = (
+        [(row["chosen"], row["rejected"]) for row in found]
+        if objective == "dpo"
+        else [(row["messages"][-1]["content"], row["label"]) for row in found]
+    )
+    expected = {"dpo": [("better 5", "worse 5")], "kto": [("better 5", True), ("worse 5", False)]}
+    assert sorted(said_of) == expected[objective]
+
+
 def test_corrections_become_preferences(feedback, tmp_path):
     report, documents = build(feedback, tmp_path / "said.jsonl")
     kind, rows = read_rows(tmp_path / "said.jsonl")

@@ -10,8 +10,8 @@ URL = "http://localhost:8000/v1"
 KEY = {"OPENAI_API_KEY": "secret"}
 
 
-def choose(engine, *, base_model=None, environment=None, **endpoint):
-    qa = QaGeneration.model_validate({"model": engine, "endpoint": endpoint})
+def choose(engine, *, base_model=None, environment=None, vllm=None, **endpoint):
+    qa = QaGeneration.model_validate({"model": engine, "endpoint": endpoint, "vllm": vllm or {}})
     return choose_generator(qa, base_model=base_model, environment=environment or {})
 
 
@@ -29,6 +29,10 @@ def choose(engine, *, base_model=None, environment=None, **endpoint):
         (choose("auto", environment=KEY, base_model="/m"), "base_model", "/m", "", "endpoint.model is not"),
         (choose("auto", base_model="/m"), "base_model", "/m", "", "No endpoint"),
         (choose("auto"), "rules", "", "", "no base model"),
+        (choose("vllm", base_model="/m"), "vllm", "/m", "", "'vllm'"),
+        (choose("vllm", base_model="/m", vllm={"model": "/w"}), "vllm", "/w", "", "'vllm'"),
+        (choose("auto", base_model="/m", vllm={"model": "/w"}), "vllm", "/w", "", "names a model for vLLM"),
+        (choose("auto", base_url=URL, model="q", vllm={"model": "/w"}), "endpoint", "q", URL, "base_url"),
     ],
 )
 def test_the_choice_and_its_reason(chosen, generator, model, url, because):
@@ -59,6 +63,7 @@ def test_a_base_model_writes_if_it_can_and_does_not_take_hours(tmp_path, size, h
     [
         ("gpt-4o-mini-turbo", {}, "OPENAI_API_KEY"),
         ("base_model", {}, "--base-model"),
+        ("vllm", {}, "qa_generation.vllm.model"),
         ("auto", {"base_url": URL}, "Name"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llamafarm_ray.data.generation.base_model.languages import EXAMPLES_VERSION
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study, digest_of, files_of_weights
 from llamafarm_ray.data.generation.writer import PairWriter
 from llamafarm_ray.data.lessons import LESSONS_VERSION
@@ -40,7 +41,8 @@ class BaseModelPlan:
     @property
     def digest(self) -> str:
         """See `WriterPlan`."""
-        return digest_of(LESSONS_VERSION, files_of_weights(self.folder), asdict(self.sampling), asdict(self.study))
+        weights = files_of_weights(self.folder)
+        return digest_of(LESSONS_VERSION, EXAMPLES_VERSION, weights, asdict(self.sampling), asdict(self.study))
 
     def open(self) -> PairWriter:
         """Load the model and let it learn the lessons.

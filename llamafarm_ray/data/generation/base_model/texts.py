@@ -6,18 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bm25s.stopwords import STOPWORDS_EN
-
+from llamafarm_ray.data.generation.base_model.languages import language_rules
+from llamafarm_ray.data.generation.base_model.other_languages import fault_elsewhere
 from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS
-from llamafarm_ray.data.text import normal_words, sentences_of
+from llamafarm_ray.data.text import normal_words, num_words, sentence_separator, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 
 __all__ = ["Text", "asked_words", "question_fault", "sentences_in_context", "texts_of", "without_topic"]
 
-_POINTS_BACK = re.compile(
-    r"(?:it|he|she|they|this|that|these|those|then|there|her|his|its|their|both|after that|because of this)\b",
-    re.IGNORECASE,
-)
 _SMALL_WORDS = frozenset(
     re.findall(r"\w+", "a an the of in on at to for from by with is are was were be do does did its it")
 )
@@ -57,17 +53,27 @@ class Text:
         """
         if self.heading and _DETAIL.fullmatch(self.text):
             return f"{self.heading} \u2013 {self.text}"
-        both = f"{self.before} {self.text}"
-        return both if self.before and len(both.split()) <= _MAX_ANSWER_WORDS else self.text
+        if not self.before:
+            return self.text
+        both = f"{self.before}{sentence_separator(self.before, self.text)}{self.text}"
+        return both if num_words(both) <= _MAX_ANSWER_WORDS else self.text
 
 
-def texts_of(title: str, headings: Sequence[str], passage: str) -> list[Text]:
-    """Return the texts of a passage that have at least three words."""
+def texts_of(title: str, headings: Sequence[str], passage: str, language: str = "en") -> list[Text]:
+    """Return the texts of a passage that have at least three words.
+
+    Args:
+        title: of the document.
+        headings: path of headings down to the passage.
+        passage: its text.
+        language: ISO 639-1 code.
+    """
+    points_back = language_rules(language).points_back
     topic = ", ".join(dict.fromkeys(part for part in (title, *headings) if part))
     heading = next((part for part in reversed(tuple(headings)) if part), "")
-    sentences = sentences_of(passage)
+    sentences = sentences_of(passage, language)
     return [
-        Text(topic, sentences[at - 1] if at and _POINTS_BACK.match(text) else "", text, heading)
+        Text(topic, sentences[at - 1] if at and points_back and points_back.match(text) else "", text, heading)
         for at, text in enumerate(sentences)
         if len(normal_words(text)) >= _MIN_WORDS
     ]
@@ -84,8 +90,18 @@ def sentences_in_context(heading: str, sentences: Sequence[str]) -> list[tuple[s
     return [(heading, before.get(sentence, ""), sentence) for sentence in sentences]
 
 
-def question_fault(question: str, text: Text) -> str:
-    """Return the reason why a question can't be used, empty if it can."""
+def question_fault(question: str, text: Text, language: str = "en") -> str:
+    """Return the reason why a question can't be used, empty if it can.
+
+    Args:
+        question: the question.
+        text: that it is about.
+        language: ISO 639-1 code of the text's language.
+    """
+    rules = language_rules(language)
+    if not rules.is_taught:
+        body = f"{text.before}\n{text.text}"
+        return fault_elsewhere(question, topic=text.topic, body=body, rules=rules)
     if not question.endswith(("?", "\uff1f")) or len(normal_words(question)) < _MIN_WORDS:
         return "question is no question"
     foreign = unsupported_parts(question, text.context)
@@ -96,7 +112,7 @@ def question_fault(question: str, text: Text) -> str:
     num_shared = len(foreign) * share / (1.0 - share) if share < 1.0 else _MIN_SHARED
     if share < _MIN_SHARE and round(num_shared) < _MIN_SHARED:
         return "question is about something else"
-    words = set(unsupported_parts(question, "")) - QUESTION_WORDS.union(STOPWORDS_EN)
+    words = set(unsupported_parts(question, "")) - (QUESTION_WORDS | rules.stop_words)
     words = words.intersection(unsupported_parts(question, text.topic)) or words
     if not words - set(unsupported_parts(question, f"{text.before}\n{text.text}")):
         return "question is about the heading"

@@ -14,7 +14,7 @@ from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, 
 from llamafarm_ray.data.generation.endpoint.parsed import ask_parsed
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "read_answer"]
 
 _BATCH_ROUNDS = 3
 """Batches, one after another, for requests that are not answered; those of the last one are asked one by one."""
@@ -89,7 +89,7 @@ class Asker:
             for key, answer in answers.items():
                 _, read = missing.pop(key)
                 with contextlib.suppress(BadAnswerError):
-                    _read(answer, read)
+                    read_answer(answer, read)
                     await asyncio.to_thread(self._cache.put, key, answer)
             if not answers and form == client.terms.dialect.changes:
                 return
@@ -103,10 +103,17 @@ class Asker:
             return reason
 
     async def _ask(self, request: Request, read: Callable[[str], T], client: Client) -> T:
-        return await ask_parsed(client, self._cache, self.terms.base_url, request, lambda answer: _read(answer, read))
+        return await ask_parsed(
+            client, self._cache, self.terms.base_url, request, lambda answer: read_answer(answer, read)
+        )
 
 
-def _read(answer: Answer, read: Callable[[str], T]) -> T:
+def read_answer(answer: Answer, read: Callable[[str], T]) -> T:
+    """Return what an answer reads as.
+
+    Raises:
+        BadAnswerError: it was cut, or has another form.
+    """
     if answer.finish_reason == "length":
         raise BadAnswerError("It was cut at the limit of tokens: write fewer pairs.")
     return read(answer.content)

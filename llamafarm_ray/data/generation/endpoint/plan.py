@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Self
 
 from llamafarm_ray.config import Endpoint, QaGeneration
-from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.generation.choice import Choice
 from llamafarm_ray.data.generation.endpoint.batches import MAX_REQUESTS, BatchTerms
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import Terms
+from llamafarm_ray.data.generation.endpoint.examples import Asking
 from llamafarm_ray.data.generation.endpoint.limits import Prices
 from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
 from llamafarm_ray.data.generation.endpoint.terms import prices_of, terms_of
-from llamafarm_ray.data.generation.endpoint.tool_calls import ToolBox
-from llamafarm_ray.data.generation.endpoint.variety import Variety
-from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
-from llamafarm_ray.data.generation.tool_files import read_tools
+from llamafarm_ray.data.generation.endpoint.writer import EndpointWriter
 from llamafarm_ray.data.rows import Provenance
-from llamafarm_ray.types import Digest
 
 __all__ = ["EndpointPlan"]
 
@@ -52,17 +46,7 @@ class EndpointPlan:
     @classmethod
     def of(cls, choice: Choice, qa: QaGeneration, *, api_key: str, cache: str) -> Self:
         """Make the plan of a configuration."""
-        asking = Asking(
-            model=choice.model,
-            temperature=qa.endpoint.temperature,
-            max_output_tokens=qa.endpoint.max_output_tokens,
-            questions_per_doc=qa.questions_per_doc,
-            phrasings=qa.phrasings or PHRASINGS,
-            unanswerable=qa.unanswerable,
-            kinds=qa.kinds,
-            variety=Variety(qa.personas, tuple(sorted(qa.difficulty.items()))),
-            tools=_tool_box(qa),
-        )
+        asking = Asking.of(choice.model, qa, qa.endpoint)
         return cls(asking, qa.endpoint, choice.base_url, api_key, cache)
 
     @property
@@ -75,11 +59,7 @@ class EndpointPlan:
     @property
     def digest(self) -> str:
         """See `WriterPlan`."""
-        asked = asdict(self.asking)
-        if not self.asking.tools.tools:
-            del asked["tools"]
-        said = json.dumps([PROMPT_VERSION, asked], sort_keys=True)
-        return Digest.of(said.encode()).short
+        return self.asking.digest
 
     @property
     def prices(self) -> Prices:
@@ -100,9 +80,3 @@ class EndpointPlan:
     def terms(self) -> Terms:
         """Return the server with its limits, of which nothing is used yet."""
         return terms_of(self.endpoint, self.base_url, self.api_key, "dataset.preprocessing.qa_generation.endpoint")
-
-
-def _tool_box(qa: QaGeneration) -> ToolBox:
-    if qa.tools is None:
-        return ToolBox()
-    return ToolBox(tuple(json.dumps(tool, ensure_ascii=False) for tool in read_tools(Path(qa.tools).expanduser())))

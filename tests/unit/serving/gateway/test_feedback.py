@@ -68,6 +68,36 @@ def test_it_becomes_rows_to_train_on(server, tmp_path):
     ]
 
 
+CHOICE = {"answer": None, "thumb": None, "correction": None, "chosen": "An animal.", "rejected": "A plant."}
+
+
+def test_a_choice_between_two_answers_is_kept_and_becomes_rows(server, tmp_path):
+    assert say(server, **CHOICE).status_code == 201
+    ((record,),) = kept(tmp_path)
+    assert {"answer", "thumb", "correction"}.isdisjoint(record)
+    records = [Feedback.of(record)]
+    assert [(row["chosen"], row["rejected"]) for row in preference_rows(records).rows] == [("An animal.", "A plant.")]
+    assert sorted(row["label"] for row in judgement_rows(records).rows) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"answer": "A plant."}, "not both"),
+        ({"thumb": "up"}, "not both"),
+        ({"rejected": None}, "give both"),
+        ({"chosen": " "}, "give both"),
+        ({"rejected": "An animal."}, "same answer"),
+        ({"chosen": None, "rejected": None}, "'chosen' and 'rejected'"),
+    ],
+)
+def test_a_choice_that_says_nothing_is_refused(server, tmp_path, fields, says):
+    response = say(server, **CHOICE | fields)
+    assert response.status_code == 400
+    assert says in response.json()["error"]["message"]
+    assert kept(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("model", "version", "digest"),
     [(BOT, "bot:1.0.0", ONE), ("bot:1.0.0", "bot:1.0.0", ONE), ("tiny", "tiny", None)],
@@ -96,7 +126,7 @@ def test_an_alias_says_not_who_answered(server, tmp_path, model):
         ({"messages": [{"role": "user", "content": ["text"]}]}, "messages.0.content: "),
         ({"messages": [{"role": "user", "content": "", "name": "x"}]}, "messages.0.name: "),
         ({"answer": ""}, "answer: "),
-        ({"answer": None}, "answer: "),
+        ({"answer": None}, "give an 'answer'"),
         ({"thumb": "sideways"}, "thumb: "),
         ({"thumb": None, "correction": None}, "give a 'rating', a 'thumb' or a 'correction'"),
         ({"thumb": None, "correction": "  "}, "give a 'rating', a 'thumb' or a 'correction'"),
