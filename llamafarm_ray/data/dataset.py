@@ -124,8 +124,10 @@ def _may_have_images(shard: Path) -> bool:
         return False
     if "images" in schema.names:
         return True
-    kind = schema.field("messages").type if "messages" in schema.names else None
-    is_turns = kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    if "messages" not in schema.names:
+        return False
+    kind = schema.field("messages").type
+    is_turns = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
     return bool(is_turns and kind.value_type.get_field_index("images") >= 0)
 
 

@@ -86,7 +86,7 @@ def validate(path: Path, *, max_bad: int) -> Validation:
     return Validation(rows, num_bad, tuple(bad), num_duplicates, num_leaked, unused.counts())
 
 
-def _unused(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _unused(row: Mapping[str, object]) -> tuple[str, ...]:
     return ("images",) if has_images(row) else ()
 
 
