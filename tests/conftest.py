@@ -34,7 +34,7 @@ def ray_cluster(tmp_path_factory):
     from failure_logs import watch
 
     from llamafarm_ray.storage.locks import exclusive
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
+    from llamafarm_ray.workflows.clusters.cluster import LOCAL, connect
 
     with contextlib.ExitStack() as stack:
         turn = exclusive(tmp_path_factory.getbasetemp().parent / "ray-starts.lock")

@@ -11,8 +11,8 @@ import httpx
 from counting_meters import CountingMeters
 
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
-from llamafarm_ray.registry.access import Role, token_digest
 from llamafarm_ray.registry.events import AliasMoved, PrincipalAdded, PrincipalRevoked
+from llamafarm_ray.registry.governance.access import Role, token_digest
 from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.gateway.auth import Keys
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog

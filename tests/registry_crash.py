@@ -27,10 +27,10 @@ from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import Approve, MoveAlias, RecordMetrics, Retire, Rollback, Tag
 from llamafarm_ray.registry.gc import collect
+from llamafarm_ray.registry.history.snapshots import dump_state
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.registry.log import GENESIS, CommitLog
-from llamafarm_ray.registry.snapshots import dump_state
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location, location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 

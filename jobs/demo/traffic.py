@@ -12,7 +12,7 @@ from typing import Self
 import httpx
 
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
-from llamafarm_ray.workflows.chat import Answer, ask
+from llamafarm_ray.workflows.deployments.chat import Answer, ask
 
 __all__ = ["Traffic"]
 

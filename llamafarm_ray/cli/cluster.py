@@ -17,7 +17,7 @@ from llamafarm_ray.types import duration
 if TYPE_CHECKING:
     from llamafarm_ray.clusters.standing import StandingRay
     from llamafarm_ray.registry.usage import Work
-    from llamafarm_ray.workflows.cost import CostReport
+    from llamafarm_ray.workflows.accounting.cost import CostReport
 
 __all__ = ["app", "down", "up"]
 
@@ -88,7 +88,7 @@ def check(address: Address = None, as_json: Json = False) -> None:
     says that there is a danger.
     """
     from llamafarm_ray.clusters.check import Level
-    from llamafarm_ray.workflows.check_cluster import check_cluster
+    from llamafarm_ray.workflows.clusters.check_cluster import check_cluster
 
     with waiting("Looking at the cluster", quiet=as_json):
         found, what = check_cluster(address)
@@ -115,8 +115,8 @@ def cost(
     """Show what each namespace and model used: hours of devices, tokens, storage; and the price where one is known."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.training.estimate import read_tables
-    from llamafarm_ray.workflows.cost import cost_dict, report_cost
-    from llamafarm_ray.workflows.usage import last_days
+    from llamafarm_ray.workflows.accounting.cost import cost_dict, report_cost
+    from llamafarm_ray.workflows.accounting.usage import last_days
 
     found = report_cost(open_registry(home), since=last_days(days), tables=read_tables(prices))
     if as_json:

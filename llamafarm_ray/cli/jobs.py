@@ -17,8 +17,8 @@ from llamafarm_ray.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
-    from llamafarm_ray.workflows.job_server import JobServer, SubmittedJob
-    from llamafarm_ray.workflows.running_job import RunningJob
+    from llamafarm_ray.workflows.jobs.running import RunningJob
+    from llamafarm_ray.workflows.jobs.server import JobServer, SubmittedJob
 
 __all__ = ["ran_as_job"]
 
@@ -56,8 +56,8 @@ def ran_as_job(
         ClusterError: the cluster does not take the job, loses it, or can't be reached any more.
         typer.Exit: the job ended with an exit status, which is passed on, or was left.
     """
-    from llamafarm_ray.workflows.job_request import JobRequest
-    from llamafarm_ray.workflows.job_server import JobServer, job_server_of
+    from llamafarm_ray.workflows.jobs.request import JobRequest
+    from llamafarm_ray.workflows.jobs.server import JobServer, job_server_of
 
     address = job_server_of(config)
     if address is None:
@@ -107,7 +107,7 @@ class _Followed:
     """A job that was submitted, followed to its end or left."""
 
     def __init__(self, server: JobServer, job: SubmittedJob, *, as_json: bool) -> None:
-        from llamafarm_ray.workflows.running_job import RunningJob
+        from llamafarm_ray.workflows.jobs.running import RunningJob
 
         self._job = job
         self._as_json = as_json
@@ -122,7 +122,7 @@ class _Followed:
             ClusterError: it was stopped by somebody else, never ran, or can't be reached any more.
             typer.Exit: it failed, or was left.
         """
-        from llamafarm_ray.workflows.cluster import ended_by_sigterm
+        from llamafarm_ray.workflows.clusters.cluster import ended_by_sigterm
 
         job = self._job
         if not self._as_json:

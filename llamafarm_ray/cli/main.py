@@ -12,45 +12,15 @@ import typer
 from typer.main import get_command
 
 from llamafarm_ray import __version__
-from llamafarm_ray.cli import (
-    aliases,
-    cache,
-    card,
-    chat,
-    cluster,
-    combine,
-    convert,
-    create_dataset,
-    datasets,
-    deploy,
-    download,
-    estimate,
-    evaluate,
-    health,
-    inspect_model,
-    inspection,
-    leaderboard,
-    lifecycle,
-    list_models,
-    merge,
-    optimize,
-    quantize,
-    register,
-    registry,
-    rollout,
-    schema,
-    simulate,
-    status,
-    swap_adapter,
-    train,
-    transfer,
-    tune,
-    undeploy,
-    usage,
-    validate,
-)
-from llamafarm_ray.cli.download import TransferLine
+from llamafarm_ray.cli import cluster, datasets, registry, schema, validate
+from llamafarm_ray.cli.datasets import create_dataset
+from llamafarm_ray.cli.deployments import chat, deploy, health, rollout, simulate, status, swap_adapter, undeploy, usage
+from llamafarm_ray.cli.evaluation import evaluate, leaderboard
+from llamafarm_ray.cli.models import cache, combine, convert, download, inspect_model, merge, optimize, quantize
+from llamafarm_ray.cli.models.download import TransferLine
 from llamafarm_ray.cli.terminal import StageProgress, errors, is_json
+from llamafarm_ray.cli.training import estimate, train, tune
+from llamafarm_ray.cli.versions import aliases, card, inspection, lifecycle, list_models, register, transfer
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.telemetry.displays import show_downloads
 from llamafarm_ray.telemetry.logs import set_up_logs

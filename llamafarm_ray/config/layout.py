@@ -10,8 +10,8 @@ from typing import Annotated, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from llamafarm_ray.config.base import Section
-from llamafarm_ray.config.root import Config
+from llamafarm_ray.config.sections.base import Section
+from llamafarm_ray.config.sections.root import Config
 
 __all__ = ["SHORTHANDS", "Layout", "Path", "layout", "parse_path", "section_of"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from llamafarm_ray.config.alias import Alias
 from llamafarm_ray.config.aliases import ALIASES
+from llamafarm_ray.config.aliases.alias import Alias
 from llamafarm_ray.config.layout import SHORTHANDS, Path, layout
-from llamafarm_ray.config.root import Config
+from llamafarm_ray.config.sections.root import Config
 
 __all__ = ["json_schema"]
 

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamafarm_ray.data.applicable import check_settings
+    from llamafarm_ray.data.build.applicable import check_settings
+    from llamafarm_ray.data.build.estimate import PairsEstimate, estimate_pairs
+    from llamafarm_ray.data.build.existing_rows import holds_rows, require_rows
+    from llamafarm_ray.data.build.feedback_dataset import build_feedback_dataset, check_feedback
+    from llamafarm_ray.data.build.pipeline import BuildOptions, build_dataset
     from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
-    from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
-    from llamafarm_ray.data.existing_rows import holds_rows, require_rows
     from llamafarm_ray.data.expansion import engines_of
-    from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, check_feedback
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
-    from llamafarm_ray.data.pipeline import BuildOptions, build_dataset
     from llamafarm_ray.data.reading import built_documents
     from llamafarm_ray.data.report import BuildReport, source_lines
     from llamafarm_ray.data.rows import DocumentRecord
@@ -43,23 +43,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "BuildOptions": "pipeline",
+    "BuildOptions": "build.pipeline",
     "BuildReport": "report",
     "DocumentRecord": "rows",
     "MixedPart": "mixing",
-    "PairsEstimate": "estimate",
+    "PairsEstimate": "build.estimate",
     "Splits": "dataset",
     "engines_of": "expansion",
-    "build_dataset": "pipeline",
-    "build_feedback_dataset": "feedback_dataset",
-    "check_feedback": "feedback_dataset",
+    "build_dataset": "build.pipeline",
+    "build_feedback_dataset": "build.feedback_dataset",
+    "check_feedback": "build.feedback_dataset",
     "built_documents": "reading",
     "check_dataset": "dataset",
-    "check_settings": "applicable",
+    "check_settings": "build.applicable",
     "discover": "sources",
-    "estimate_pairs": "estimate",
-    "holds_rows": "existing_rows",
-    "require_rows": "existing_rows",
+    "estimate_pairs": "build.estimate",
+    "holds_rows": "build.existing_rows",
+    "require_rows": "build.existing_rows",
     "open_dataset": "dataset",
     "open_mixture": "mixing",
     "source_lines": "report",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from llamafarm_ray.config.dataset import HoldOut
+from llamafarm_ray.config.sections.dataset import HoldOut
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.config.objectives import Pooling
+from llamafarm_ray.config.sections.objectives import Pooling
 
 __all__ = ["pooled"]
 

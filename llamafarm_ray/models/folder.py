@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage.shards import check_shards
+from llamafarm_ray.storage.formats.shards import check_shards
 
 __all__ = [
     "NAMED_TEMPLATES",

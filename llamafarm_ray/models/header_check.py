@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from llamafarm_ray.models.loading_report import refuse_weights
-from llamafarm_ray.storage.safetensors import read_tensors
-from llamafarm_ray.storage.shards import INDEX, read_weight_map
+from llamafarm_ray.storage.formats.safetensors import read_tensors
+from llamafarm_ray.storage.formats.shards import INDEX, read_weight_map
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage.safetensors import read_tensors
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

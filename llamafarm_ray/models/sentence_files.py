@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamafarm_ray.config.objectives import Pooling
+from llamafarm_ray.config.sections.objectives import Pooling
 from llamafarm_ray.errors import InputError
 
 __all__ = ["gives_vectors", "pooling_of", "pools_otherwise", "read_pooling", "write_sentence_transformers_files"]

@@ -1,8 +1,8 @@
 """Models, datasets, aliases and lineage: one append-only log of events, and the state it adds up to.
 
-:class:`RegistryService` is the registry itself, in this process. :class:`llamafarm_ray.registry.client.RegistryClient`
-has the same calls (:class:`RegistryApi`) through the cluster's registry actor, whose subscribers learn of a change
-within a second.
+:class:`RegistryService` is the registry itself, in this process.
+:class:`llamafarm_ray.registry.remote.client.RegistryClient` has the same calls (:class:`RegistryApi`) through the
+cluster's registry actor, whose subscribers learn of a change within a second.
 """
 
 from llamafarm_ray.registry.api import Outcome, RegistryApi
@@ -15,9 +15,9 @@ from llamafarm_ray.registry.events import (
     SourceDocument,
     VersionRegistered,
 )
+from llamafarm_ray.registry.governance.policy import Policy
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
-from llamafarm_ray.registry.policy import Policy
 from llamafarm_ray.registry.references import check_alias, check_free_for, check_name
 from llamafarm_ray.registry.rollouts import Guards, Plan, RolloutStatus
 from llamafarm_ray.registry.service import RegistryService, open_registry, registry_home

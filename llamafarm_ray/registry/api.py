@@ -11,7 +11,6 @@ from pathlib import Path
 from llamafarm_ray import __version__
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
 from llamafarm_ray.registry import signing
-from llamafarm_ray.registry.access import Action, Role, new_token, token_digest
 from llamafarm_ray.registry.commands import (
     AddPrincipal,
     Approve,
@@ -29,10 +28,11 @@ from llamafarm_ray.registry.commands import (
     Tag,
 )
 from llamafarm_ray.registry.events import AliasMoved, Event, VersionRegistered
+from llamafarm_ray.registry.governance.access import Action, Role, new_token, token_digest
+from llamafarm_ray.registry.history.snapshots import Snapshots
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog
 from llamafarm_ray.registry.references import check_alias, check_alive, check_name, parse_reference, record_ref
-from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version

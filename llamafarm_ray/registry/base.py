@@ -11,7 +11,7 @@ from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, did_y
 from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.storage import Manifest
-from llamafarm_ray.storage.downloads.spelling import is_source
+from llamafarm_ray.storage.downloads.providers.spelling import is_source
 from llamafarm_ray.telemetry.displays import display_of
 from llamafarm_ray.types import MODEL_NAME, Digest, ModelKind, ModelRef
 
@@ -42,7 +42,7 @@ def find_base(reference: str | None, registry: RegistryApi, *, or_adapter: bool 
 
     Args:
         reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, ``owner/name`` on
-            the hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
+            the hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.providers.sources.parse_source`.
         registry: registry for names.
         or_adapter: True if a registered adapter will do as well.
 

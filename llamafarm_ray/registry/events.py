@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.fields import MAX_TEXT, DigestText, JsonObject, ModelName, Name, SemVer, TagText
-from llamafarm_ray.registry.policy import Policy
-from llamafarm_ray.registry.quota import Quota
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.governance.policy import Policy
+from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.rollouts import Plan
 from llamafarm_ray.types import NAME, ModelKind
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import ConflictError, IntegrityError, LlamaFarmError
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.registry.commands import Condemn, ContentMovedError, Purge, references
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.references import record_ref
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, StoredBlob

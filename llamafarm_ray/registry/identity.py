@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import AccessDeniedError
-from llamafarm_ray.registry.access import Action, allows, token_digest
+from llamafarm_ray.registry.governance.access import Action, allows, token_digest
 from llamafarm_ray.registry.state import Principal, RegistryState
 
 __all__ = ["UNKNOWN", "Identity", "authorize", "check_grants", "name_of"]

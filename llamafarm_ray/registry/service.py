@@ -25,16 +25,16 @@ from llamafarm_ray.errors import (
     StorageError,
 )
 from llamafarm_ray.registry import signing
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Sign
 from llamafarm_ray.registry.events import Event, Refused
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.group_commit import Line, Waiting
+from llamafarm_ray.registry.history.snapshot_writer import SnapshotWriter
+from llamafarm_ray.registry.history.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.identity import Identity, authorize, name_of
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
 from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE, Preconditions, utc_now
-from llamafarm_ray.registry.snapshot_writer import SnapshotWriter
-from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.stored import StoredManifests, names_stored
 from llamafarm_ray.storage import Location

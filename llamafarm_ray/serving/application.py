@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
-from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
+from llamafarm_ray.config.sections.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of

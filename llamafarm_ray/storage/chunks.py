@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 from llamafarm_ray.storage.ranges import read_part
-from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import Digest
 
 __all__ = ["SMALLEST_FILE_BYTES", "Chunk", "ChunkList", "boundaries", "split"]

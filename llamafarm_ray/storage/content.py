@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import InputError, IntegrityError, StorageError
-from llamafarm_ray.storage.blob_cache import Source
 from llamafarm_ray.storage.blobs import BLOBS_FOLDER, BlobFile, Blobs, defect
-from llamafarm_ray.storage.cache import Cache, CachedVersion
-from llamafarm_ray.storage.cache_settings import cache_limit_setting, compress_after_setting
 from llamafarm_ray.storage.copying import check_free, copy_folder
 from llamafarm_ray.storage.leases import Leases
 from llamafarm_ray.storage.local import TEMPORARY
 from llamafarm_ray.storage.location import Location, StoredFile
 from llamafarm_ray.storage.manifest import FileEntry, Manifest
+from llamafarm_ray.storage.node_cache.blob_cache import Source
+from llamafarm_ray.storage.node_cache.cache import Cache, CachedVersion
+from llamafarm_ray.storage.node_cache.cache_settings import cache_limit_setting, compress_after_setting
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class StoredBlob:
 class ContentStore:
     """Blobs and manifests below a home, and a node-local cache of unpacked versions.
 
-    What is stored under a digest has a generation. A collector of garbage condemns one generation of a digest before it
+    Bytes stored under a digest have a generation. A collector of garbage condemns one generation of a digest before it
     deletes it; whoever publishes the same bytes afterwards writes the next one. So a collector that was paused can't
     delete what was published meanwhile.
 
@@ -97,12 +97,12 @@ class ContentStore:
         self.blobs = Blobs(home, generation)
 
     def publish(self, folder: Path, *, is_adapter: bool = False) -> Manifest:
-        """Store a folder's files. What is stored already is not written again; a crash leaves no half version.
+        """Store a folder's files. Bytes that are stored already are not written again; a crash leaves no half version.
 
         Large files of safetensors are stored in chunks, so that a fine-tune of a whole model shares the tensors that it
         did not change with others. All weights of an adapter change, so it is stored whole.
 
-        What is there is not believed: in a local home it is hashed, and written again where it was damaged. In an
+        Stored bytes are verified: in a local home it is hashed, and written again where it was damaged. In an
         object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
 
         Args:
@@ -373,7 +373,7 @@ class ContentStore:
 
 
 def _check_finite(folder: Path, manifest: Manifest) -> None:
-    from llamafarm_ray.storage.finite import find_not_finite  # numpy, which few commands need
+    from llamafarm_ray.storage.formats.finite import find_not_finite  # numpy, which few commands need
 
     names = (entry.path for entry in manifest.files if entry.path.lower().endswith(".safetensors"))
     try:

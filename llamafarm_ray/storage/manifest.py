@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from llamafarm_ray.errors import InputError, IntegrityError
-from llamafarm_ray.storage.gguf import read_gguf
-from llamafarm_ray.storage.onnx import check_onnx
+from llamafarm_ray.storage.formats.gguf import read_gguf
+from llamafarm_ray.storage.formats.onnx import check_onnx
+from llamafarm_ray.storage.formats.pickles import refuse_pickles
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 from llamafarm_ray.storage.paths import MAX_FILES, clash, path_problem
-from llamafarm_ray.storage.pickles import refuse_pickles
-from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import Digest
 
 __all__ = ["FileEntry", "Manifest", "file_digest", "left_out"]

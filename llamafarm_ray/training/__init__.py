@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamafarm_ray.training.branching import BeginWith
-    from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
-    from llamafarm_ray.training.preparing import PreparedTokens, prepare_tokens
+    from llamafarm_ray.training.fault_tolerance.branching import BeginWith
+    from llamafarm_ray.training.plan.inputs import TrainingCallbacks, TrainingInputs
+    from llamafarm_ray.training.plan.preparing import PreparedTokens, prepare_tokens
     from llamafarm_ray.training.result import Progress, TrainingResult
-    from llamafarm_ray.training.token_files import TokenStore
+    from llamafarm_ray.training.tokens.token_files import TokenStore
     from llamafarm_ray.training.trainer import train
 
 __all__ = [
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "BeginWith": "branching",
-    "PreparedTokens": "preparing",
+    "BeginWith": "fault_tolerance.branching",
+    "PreparedTokens": "plan.preparing",
     "Progress": "result",
-    "TokenStore": "token_files",
-    "TrainingCallbacks": "inputs",
-    "TrainingInputs": "inputs",
+    "TokenStore": "tokens.token_files",
+    "TrainingCallbacks": "plan.inputs",
+    "TrainingInputs": "plan.inputs",
     "TrainingResult": "result",
-    "prepare_tokens": "preparing",
+    "prepare_tokens": "plan.preparing",
     "train": "trainer",
 }
 

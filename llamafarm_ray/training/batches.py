@@ -29,7 +29,7 @@ class Layout:
 
     Args:
         packed: all in one row, one after another without padding, their attention kept apart by `Batch.bounds`
-            (see `llamafarm_ray.training.attention`); otherwise a row each, padded on the right.
+            (see `llamafarm_ray.training.compute.attention`); otherwise a row each, padded on the right.
         pad_id: the token that fills up.
     """
 

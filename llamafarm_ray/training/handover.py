@@ -7,7 +7,7 @@ import shutil
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.storage import Location
-from llamafarm_ray.training.job import TrainingJob
+from llamafarm_ray.training.plan.job import TrainingJob
 
 __all__ = ["collect_output", "hand_over_output", "on_this_node"]
 

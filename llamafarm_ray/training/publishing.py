@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from llamafarm_ray.errors import ConflictError, TrainingError
-from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.plan.job import RunFolder
 from llamafarm_ray.training.result import TrainingResult
 
 __all__ = ["RESULT_FILE", "check_output", "finish_publication", "publish"]

@@ -25,22 +25,22 @@ from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, St
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.locks import try_exclusive
-from llamafarm_ray.training.attempts import EndOfAttempts
-from llamafarm_ray.training.branching import BeginWith, branch
-from llamafarm_ray.training.channel import ProgressChannel
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
-from llamafarm_ray.training.failed_run import record_failure
-from llamafarm_ray.training.failures import clean_error
+from llamafarm_ray.training.fault_tolerance.attempts import EndOfAttempts
+from llamafarm_ray.training.fault_tolerance.branching import BeginWith, branch
+from llamafarm_ray.training.fault_tolerance.channel import ProgressChannel
+from llamafarm_ray.training.fault_tolerance.failures import clean_error
+from llamafarm_ray.training.fault_tolerance.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.training.handover import collect_output
-from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
-from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
+from llamafarm_ray.training.monitoring.failed_run import record_failure
 from llamafarm_ray.training.objectives import find_objective
-from llamafarm_ray.training.planning import Plan, make_plan
+from llamafarm_ray.training.plan.inputs import TrainingCallbacks, TrainingInputs
+from llamafarm_ray.training.plan.job import RunFolder, TrainingJob
+from llamafarm_ray.training.plan.planning import Plan, make_plan
 from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import TrainingResult, WorkerOutcome
-from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import DeviceUse, ModelKind
 
 if TYPE_CHECKING:

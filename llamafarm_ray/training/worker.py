@@ -25,29 +25,29 @@ from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError, T
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.storage import Location
-from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, Window, windows
-from llamafarm_ray.training.channel import ProgressReporter
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
-from llamafarm_ray.training.failures import is_lost_worker, worker_error
-from llamafarm_ray.training.flops import ModelFlops
-from llamafarm_ray.training.fused_lora import use_fused_lora
+from llamafarm_ray.training.compute.attention import use_packed_attention
+from llamafarm_ray.training.compute.fused_lora import use_fused_lora
+from llamafarm_ray.training.compute.kernels import use_fused_kernels
+from llamafarm_ray.training.fault_tolerance.channel import ProgressReporter
+from llamafarm_ray.training.fault_tolerance.failures import is_lost_worker, worker_error
+from llamafarm_ray.training.fault_tolerance.heartbeat import Heartbeat
+from llamafarm_ray.training.fault_tolerance.notices import Notices
 from llamafarm_ray.training.handover import hand_over_output, on_this_node
-from llamafarm_ray.training.heartbeat import Heartbeat
-from llamafarm_ray.training.job import TrainingJob
-from llamafarm_ray.training.kernels import use_fused_kernels
 from llamafarm_ray.training.loop import mean_loss, train_steps
 from llamafarm_ray.training.methods import Method, Precision, find_method
-from llamafarm_ray.training.notices import Notices
+from llamafarm_ray.training.monitoring.flops import ModelFlops
+from llamafarm_ray.training.monitoring.observers import Observers
+from llamafarm_ray.training.monitoring.run_meters import Devices
 from llamafarm_ray.training.objectives import Objective, find_objective
-from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.output import output_to
+from llamafarm_ray.training.plan.job import TrainingJob
 from llamafarm_ray.training.result import Progress, WorkerOutcome
-from llamafarm_ray.training.run_meters import Devices
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
-from llamafarm_ray.training.stream import read_epoch
+from llamafarm_ray.training.tokens.stream import read_epoch
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

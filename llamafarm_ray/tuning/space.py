@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_
 from pydantic import ConfigDict, ValidationError, create_model
 
 from llamafarm_ray.config import Config, Domain, parse_config
-from llamafarm_ray.config.base import Section
+from llamafarm_ray.config.aliases.placing import Placement
 from llamafarm_ray.config.layout import Path, layout, parse_path
-from llamafarm_ray.config.placing import Placement
-from llamafarm_ray.config.tuning import DomainKind
+from llamafarm_ray.config.sections.base import Section
+from llamafarm_ray.config.sections.tuning import DomainKind
 from llamafarm_ray.config.wording import shown
 from llamafarm_ray.errors import ConfigError
 

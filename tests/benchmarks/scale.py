@@ -30,7 +30,7 @@ from scale_plan import Constants, Target, cells_needed, cores_needed, place_adap
 
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import Register
-from llamafarm_ray.registry.snapshots import dump_state, load_state
+from llamafarm_ray.registry.history.snapshots import dump_state, load_state
 from llamafarm_ray.registry.usage import Amounts, WorkKey, read_ledger, write_page
 from llamafarm_ray.serving.gateway.fair_queue import FairQueue
 from llamafarm_ray.serving.gateway.limits import Taken

@@ -24,8 +24,8 @@ from load_generator import Answer, Job, LoadGenerator, Measured, Source
 from serving_stacks import BASE, Bare, Ours, Server, Stock, make_base
 
 from llamafarm_ray.registry import open_registry
-from llamafarm_ray.registry.access import Role
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 PARTS = ("start", "throughput", "zipf", "tenants")
 CLIENTS = (1, 8, 16, 32)

@@ -79,7 +79,7 @@ def make_rows(base: Path, path: Path, num_rows: int) -> int:
     """Chats of 20 to 150 tokens, in the order in which our first epoch takes them. Returns their tokens."""
     from llamafarm_ray.models.tokenizer import load_tokenizer
     from llamafarm_ray.training.objectives import find_objective
-    from llamafarm_ray.training.tokenised import row_order
+    from llamafarm_ray.training.tokens.tokenised import row_order
 
     tokenizer, objective, rng = load_tokenizer(base), find_objective("sft"), random.Random(SEED)
     chats = []
@@ -104,8 +104,8 @@ def run_ours(base: Path, rows: Path, output: Path, settings: dict[str, Any]) -> 
     """What ``llamafarm models train`` does, on a Ray of its own."""
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
-    from llamafarm_ray.workflows.train import TrainingRun
+    from llamafarm_ray.workflows.clusters.cluster import LOCAL, connect
+    from llamafarm_ray.workflows.training.train import TrainingRun
 
     config = parse_config(_config(settings) | {"base_model": str(base), "dataset": {"path": str(rows)}})
     run = TrainingRun.prepare(config, open_registry(str(output.parent / "home")), output=output)
@@ -122,10 +122,10 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
-    from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
     from llamafarm_ray.training.batches import Layout, windows
     from llamafarm_ray.training.checkpoints import RunState
+    from llamafarm_ray.training.compute.attention import use_packed_attention
     from llamafarm_ray.training.decided import DecidedTraining
     from llamafarm_ray.training.loop import train_steps
     from llamafarm_ray.training.methods import Precision, find_method

@@ -23,7 +23,7 @@ from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.storage import Location
 
 LLAMAFARM = str(BIN / "llamafarm")
@@ -320,8 +320,8 @@ class Wire:
 FOLLOW = """
 import sys
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.workflows.job_server import JobServer
-from llamafarm_ray.workflows.running_job import RunningJob
+from llamafarm_ray.workflows.jobs.server import JobServer
+from llamafarm_ray.workflows.jobs.running import RunningJob
 
 server = JobServer(sys.argv[1])
 job = server.client.submit_job(entrypoint=sys.argv[3])

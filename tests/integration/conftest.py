@@ -61,9 +61,9 @@ def served(ray_cluster, tmp_path_factory, request):
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     folder = tmp_path_factory.mktemp("served")
     base = make_tiny_model(folder / "tiny", hidden_size=128)

@@ -19,7 +19,7 @@ def test_the_result_is_the_same_for_any_number_of_partitions(ray_cluster, corpus
             archive.writestr(f"house-{number}.md", f"The house {number} opens at {number}:30.")
     one = build(corpus, tmp_path / "one", num_partitions=1)
     assert one.documents.read == 15
-    monkeypatch.setattr("llamafarm_ray.data.harvest._ROWS_PER_BLOCK", 1)  # a block for each batch that comes back
+    monkeypatch.setattr("llamafarm_ray.data.build.harvest._ROWS_PER_BLOCK", 1)  # a block for each batch that comes back
     four = build(corpus, tmp_path / "four", num_partitions=4)
     assert one.digest == four.digest
     assert one.steps == four.steps
@@ -109,7 +109,7 @@ def test_quality_control_filters_redacts_and_reports(ray_cluster, tmp_path, monk
         assert "hunter2" not in file.read_text()
     assert "hunter2" not in str(rows)
 
-    monkeypatch.setattr("llamafarm_ray.data.harvest._ROWS_PER_BLOCK", 1)  # then Ray holds the rows
+    monkeypatch.setattr("llamafarm_ray.data.build.harvest._ROWS_PER_BLOCK", 1)  # then Ray holds the rows
     assert build(folder, tmp_path / "blocks", DatasetConfig.model_validate(config)).digest == report.digest
     config["quality_control"] = {"metrics": {"diversity_score": ">0.99"}}
     with pytest.raises(InputError, match=r"diversity_score is 0\.\d+, and not >0\.99"):

@@ -4,7 +4,8 @@ import pytest
 from chat_server import chat_server
 from dataset_builds import assert_same_files, build, by_model, names, rows_of
 
-from llamafarm_ray.data import open_dataset, stages
+from llamafarm_ray.data import open_dataset
+from llamafarm_ray.data.build import stages
 
 
 @pytest.mark.parametrize("stage", ["documents", pytest.param("examples", marks=pytest.mark.long), "write"])

@@ -12,9 +12,9 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.client import NoModelFitsError, select_model
-from llamafarm_ray.workflows.deployed import APPLICATION
-from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.status import cluster_status
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION
+from llamafarm_ray.workflows.deployments.status import cluster_status
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 PROMPT = "The capital of France"
 SECOND, THIRD = "second", "third"

@@ -27,7 +27,7 @@ TOOL = {"type": "function", "function": FUNCTION}
 @pytest.fixture(scope="module")
 def expected(served):
     """What the application answers in its own words."""
-    from llamafarm_ray.workflows.chat import ask
+    from llamafarm_ray.workflows.deployments.chat import ask
 
     return ask(served.url, "bot:1.0.0", QUESTION, max_tokens=NUM_TOKENS).text
 

@@ -37,9 +37,9 @@ def deployment(ray_cluster, adapters, tmp_path_factory):
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     base, folders = adapters
     registry = open_registry(str(tmp_path_factory.mktemp("home")))
@@ -72,7 +72,7 @@ def complete(deployed, model, **options):
 
 
 def test_a_bottleneck_adapter_answers_as_plain_peft_does_and_is_swapped(deployment, adapters):
-    from llamafarm_ray.workflows.deployed import swap_adapter
+    from llamafarm_ray.workflows.deployments.deployed import swap_adapter
 
     deployed, registry = deployment
     base, folders = adapters

@@ -66,11 +66,11 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     from llamafarm_ray.registry import RegistryService
     from llamafarm_ray.storage import Location
     from llamafarm_ray.types import ModelKind
-    from llamafarm_ray.workflows.card import model_card
     from llamafarm_ray.workflows.evaluation.register_set import register_set
     from llamafarm_ray.workflows.evaluation.results import store_result, write_result
     from llamafarm_ray.workflows.evaluation.run import EvaluationRun
-    from llamafarm_ray.workflows.leaderboard import make_leaderboard
+    from llamafarm_ray.workflows.versions.card import model_card
+    from llamafarm_ray.workflows.versions.leaderboard import make_leaderboard
 
     base = make_tiny_model(tmp_path / "base")
     registry = RegistryService(Location(tmp_path / "home"), principal="ann")

@@ -29,9 +29,9 @@ def deployment(request, ray_cluster, bases, tmp_path_factory):
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     folder = tmp_path_factory.mktemp(request.param)
     registry = open_registry(str(folder / "home"))
@@ -61,7 +61,7 @@ def oracle(base):
 
 
 def test_each_version_answers_as_transformers_does_and_production_moves(deployment, bases):
-    from llamafarm_ray.workflows.deployed import swap_adapter
+    from llamafarm_ray.workflows.deployments.deployed import swap_adapter
 
     deployed, registry = deployment
     body = {"model": "bot@production", "prompt": PROMPT, "max_tokens": NUM_TOKENS, "temperature": 0}

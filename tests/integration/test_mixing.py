@@ -95,7 +95,7 @@ def test_a_mixture_is_configured_by_paths_and_weights(two):
 
 def test_a_mixture_that_is_trained_on_is_recorded_with_its_documents(two, tmp_path):
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.train import TrainingRun
+    from llamafarm_ray.workflows.training.train import TrainingRun
 
     registry = open_registry(str(tmp_path / "home"))
     config = parse_config({"name": "bot", "dataset": {"mixture": dict(two)}})

@@ -15,7 +15,7 @@ from registry_crash import make_folders
 
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import MoveAlias, Register
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind, ModelRef
 
@@ -86,8 +86,8 @@ def kill(actor, how):
 
 @pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_an_actor_killed_again_and_again_loses_nothing_and_repeats_nothing(home, manifest, num_kills):
-    from llamafarm_ray.registry.actor import registry_actor
-    from llamafarm_ray.registry.client import RegistryClient
+    from llamafarm_ray.registry.remote.actor import registry_actor
+    from llamafarm_ray.registry.remote.client import RegistryClient
 
     acknowledged, end = Acknowledged(), threading.Event()
     actor = registry_actor(home)
@@ -111,7 +111,7 @@ def test_an_actor_killed_again_and_again_loses_nothing_and_repeats_nothing(home,
 
 
 def test_an_actor_and_another_service_write_one_home_at_once(home, manifest):
-    from llamafarm_ray.registry.client import RegistryClient
+    from llamafarm_ray.registry.remote.client import RegistryClient
 
     acknowledged, end = Acknowledged(), threading.Event()
     client, service = RegistryClient(home), RegistryService(Location(home))
@@ -134,8 +134,8 @@ def test_an_actor_and_another_service_write_one_home_at_once(home, manifest):
 @pytest.mark.long  # the short tier has fewer changes, of both writers: test_registry_client.py
 @pytest.mark.parametrize("writer", ["through the actor", "past the actor"])
 def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
-    from llamafarm_ray.registry.client import RegistryClient
-    from llamafarm_ray.registry.view import RegistryView
+    from llamafarm_ray.registry.remote.client import RegistryClient
+    from llamafarm_ray.registry.remote.view import RegistryView
 
     client = RegistryClient(home)
     registry = client if writer == "through the actor" else RegistryService(Location(home))
@@ -165,7 +165,7 @@ def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
 def test_more_than_a_thousand_watchers_leave_room_for_commands_and_all_hear_of_them(home, manifest):
     import ray
 
-    from llamafarm_ray.registry.client import RegistryClient
+    from llamafarm_ray.registry.remote.client import RegistryClient
     from llamafarm_ray.registry.updates import Update
 
     client = RegistryClient(home)
@@ -183,7 +183,7 @@ def test_an_actor_that_a_replica_made_outlives_the_replicas_placement_group(home
     from ray.util import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    from llamafarm_ray.registry.actor import registry_actor
+    from llamafarm_ray.registry.remote.actor import registry_actor
 
     group = placement_group([{"CPU": 1}])
     within = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_capture_child_tasks=True)

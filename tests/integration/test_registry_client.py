@@ -13,13 +13,13 @@ from patience import patience
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, NotFoundError
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.access import Role
-from llamafarm_ray.registry.actor import registry_actor
-from llamafarm_ray.registry.client import RegistryClient
 from llamafarm_ray.registry.commands import Register
 from llamafarm_ray.registry.gc import collect
-from llamafarm_ray.registry.verify import verify
-from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.verify import verify
+from llamafarm_ray.registry.remote.actor import registry_actor
+from llamafarm_ray.registry.remote.client import RegistryClient
+from llamafarm_ray.registry.remote.view import RegistryView
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
 

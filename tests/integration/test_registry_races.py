@@ -10,7 +10,7 @@ from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.gc import collect
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 

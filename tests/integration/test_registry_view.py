@@ -6,9 +6,9 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from llamafarm_ray.registry import DeploymentRecorded, open_registry
-from llamafarm_ray.registry import view as view_module
 from llamafarm_ray.registry.commands import RecordDeployment
-from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.registry.remote import view as view_module
+from llamafarm_ray.registry.remote.view import RegistryView
 
 
 def record(registry, application):

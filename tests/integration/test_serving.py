@@ -17,7 +17,7 @@ from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.evaluation.engines.completions import EndpointEngine
 from llamafarm_ray.evaluation.engines.served import Endpoint
 from llamafarm_ray.evaluation.engines.tokens import ScoredText
-from llamafarm_ray.workflows.chat import ask, stream
+from llamafarm_ray.workflows.deployments.chat import ask, stream
 
 
 def test_the_versions_answer_differently(served, oracle):
@@ -91,7 +91,7 @@ def test_another_terminal_reaches_a_local_deployment(served):
 
 
 def test_feedback_on_an_answer_becomes_a_dataset(served, tmp_path):
-    from llamafarm_ray.workflows.create_dataset import create_dataset
+    from llamafarm_ray.workflows.datasets.create_dataset import create_dataset
 
     answered = served.complete("bot:1.1.0")
     said = {

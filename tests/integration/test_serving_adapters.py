@@ -17,9 +17,9 @@ from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, Use
 from llamafarm_ray.serving.routing.resolution import target_of
 from llamafarm_ray.storage import content
 from llamafarm_ray.types import ModelKind
-from llamafarm_ray.workflows import move_alias
-from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.deployments import move_alias
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION, swap_adapter
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 
 def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served, oracle):
@@ -185,7 +185,7 @@ def test_a_version_registered_now_answers_at_once(served, tmp_path):
 def test_serving_goes_on_without_the_registry_actor_which_comes_back(served, oracle):
     import ray
 
-    from llamafarm_ray.registry.actor import registry_actor
+    from llamafarm_ray.registry.remote.actor import registry_actor
 
     ray.kill(registry_actor(served.registry.home.uri), no_restart=False)
     assert served.complete("bot").status_code == 200

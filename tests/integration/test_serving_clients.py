@@ -18,7 +18,7 @@ from adapters import make_adapter
 from patience import wait_until
 from process_tools import is_loopback, titled
 
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 NUM_AT_ONCE = 24
 LONG = "The capital of France is Paris. " * 6
@@ -117,7 +117,7 @@ def test_all_that_a_deployment_listens_with_is_on_the_host_that_was_asked_for(se
 def test_another_terminal_reaches_a_ray_that_is_on_loopback_alone(served, ray_cluster):
     script = (
         "import sys, ray\n"
-        "from llamafarm_ray.workflows.cluster import connect\n"
+        "from llamafarm_ray.workflows.clusters.cluster import connect\n"
         "with connect(sys.argv[1]) as cluster:\n"
         "    print(cluster.address, ray.get(ray.remote(num_cpus=0)(lambda: 'ran').remote()))\n"
     )

@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llamafarm_ray.telemetry.catalog import SERVING as METERS
 from llamafarm_ray.telemetry.meters import RayMeters
-from llamafarm_ray.workflows.health import check_health
-from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.usage import last_days, report_usage
+from llamafarm_ray.workflows.accounting.usage import last_days, report_usage
+from llamafarm_ray.workflows.deployments.health import check_health
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 BY_NAME = {meter.name: meter for meter in METERS}
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}

@@ -12,8 +12,8 @@ from llamafarm_ray.serving.application import build
 from llamafarm_ray.serving.routing.resolution import target_of
 from llamafarm_ray.serving.routing.signed_header import HeaderSigner
 from llamafarm_ray.serving.routing.traffic_split import Variant
-from llamafarm_ray.workflows.deploy import deploy
-from llamafarm_ray.workflows.deployed import APPLICATION
+from llamafarm_ray.workflows.deployments.deploy import deploy
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION
 
 
 @pytest.mark.parametrize("model", ["nope", "bot:9.9.9", "bot@nope", "../../etc/passwd", "bot\n"])

@@ -14,10 +14,10 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus
 from llamafarm_ray.serving.rollouts.start import start_rollout
 from llamafarm_ray.serving.routing.traffic_split import Caller, gets_candidate
-from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
-from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollout_progress import controllers
-from llamafarm_ray.workflows.rollouts import abort_rollout
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION, swap_adapter
+from llamafarm_ray.workflows.deployments.rollout_progress import controllers
+from llamafarm_ray.workflows.deployments.rollouts import abort_rollout
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 NO_GUARDS = {"max_error_ratio": None, "max_latency_ratio": None}
 

@@ -14,9 +14,9 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, InputError, TrainingError, UserError
 from llamafarm_ray.telemetry.traces import step, traced
 from llamafarm_ray.training import trainer
-from llamafarm_ray.training.branching import BeginWith, keep_checkpoints
-from llamafarm_ray.training.channel import ProgressChannel
-from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.fault_tolerance.branching import BeginWith, keep_checkpoints
+from llamafarm_ray.training.fault_tolerance.channel import ProgressChannel
+from llamafarm_ray.training.plan.job import RunFolder
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -134,8 +134,8 @@ def test_a_run_is_one_trace_of_driver_and_worker(finished, collector):
 def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, monkeypatch):
     import ray.data
 
-    from llamafarm_ray.training import tokenised
     from llamafarm_ray.training.objectives import find_objective
+    from llamafarm_ray.training.tokens import tokenised
 
     def tokenise(num_blocks):
         rows = ray.data.from_items(make_rows(60), override_num_blocks=num_blocks)
@@ -152,7 +152,8 @@ def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, m
 def test_a_run_on_tokens_made_ahead_learns_what_a_run_on_rows_learns(finished, base_model, run, tmp_path, monkeypatch):
     import ray.data
 
-    from llamafarm_ray.training import TokenStore, planning, prepare_tokens
+    from llamafarm_ray.training import TokenStore, prepare_tokens
+    from llamafarm_ray.training.plan import planning
 
     def prepare():
         return prepare_tokens(
@@ -178,8 +179,8 @@ def test_a_dataset_keeps_tokens_that_train_finds_for_the_same_settings(base_mode
     from llamafarm_ray.data.rows import Example, Message
     from llamafarm_ray.data.writing import target_for
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.tokens import prepare
-    from llamafarm_ray.workflows.train import TrainingRun
+    from llamafarm_ray.workflows.datasets.tokens import prepare
+    from llamafarm_ray.workflows.training.train import TrainingRun
 
     folder = tmp_path / "qa"
     target = target_for(folder, "chatml", overwrite=False)

@@ -76,7 +76,7 @@ def is_under_way(sweep):
 @pytest.mark.long
 def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(killed, place, monkeypatch):
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.tune import TuningRun, register_tuned
+    from llamafarm_ray.workflows.tuning.tune import TuningRun, register_tuned
 
     monkeypatch.chdir(place)
     before = Journal(killed / "journal.jsonl")
@@ -123,7 +123,7 @@ def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(kille
 @pytest.mark.long
 def test_in_a_population_the_worst_go_on_from_the_best(ray_cluster, place, monkeypatch):
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.tune import TuningRun
+    from llamafarm_ray.workflows.tuning.tune import TuningRun
 
     monkeypatch.chdir(place)
     rates = {"fine_tuning.training.learning_rate": {"choice": [2e-2, 1e-2, 1e-6, 1e-7]}}

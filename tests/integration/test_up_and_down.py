@@ -16,7 +16,7 @@ from llamafarm_ray.clusters.leftovers import marked
 
 USE = """
 import os, sys
-from llamafarm_ray.workflows.cluster import connect
+from llamafarm_ray.workflows.clusters.cluster import connect
 with connect(None) as cluster:
     import ray
     answer = ray.get(ray.remote(lambda: (os.getcwd(), os.environ.get("OF_THE_COMMAND"))).remote())
@@ -119,7 +119,7 @@ def test_a_worker_that_is_blocked_at_its_exit_goes_with_the_ray_of_its_command(m
     """What SIGTERM does not end, and outlives its raylet."""
     code = """
 import os, signal, sys
-from llamafarm_ray.workflows.cluster import connect
+from llamafarm_ray.workflows.clusters.cluster import connect
 with connect("local"):
     import ray
 

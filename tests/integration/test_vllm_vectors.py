@@ -12,7 +12,7 @@ from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 TOKENS = [[5, 17, 42, 8], [9, 3]]
 WIDTH = 64

@@ -139,7 +139,7 @@ def test_a_serving_node_that_is_cut_off_fails_requests_in_flight_alone_and_comes
 COMMIT = """
 import datetime as dt, os, sys
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.storage import Location
 skew = dt.timedelta(minutes=int(sys.argv[2]))
 clock = lambda: dt.datetime.now(dt.UTC) + skew

@@ -14,7 +14,7 @@ import ray
 from patience import wait_until
 
 from llamafarm_ray.clusters.ports import free_port
-from llamafarm_ray.registry.actor import registry_actor
+from llamafarm_ray.registry.remote.actor import registry_actor
 from llamafarm_ray.telemetry.catalog import EVERY_METER
 from llamafarm_ray.telemetry.meters import RayMeters
 

@@ -169,10 +169,10 @@ def test_deploy_serves_quantized_weights_and_an_adapter_that_was_evaluated_on_th
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.quantize import quantize
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.models.quantize import quantize
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     registry = open_registry(str(tmp_path / "home"))
     register(registry, Registration(base, name="tiny"))

@@ -25,7 +25,7 @@ def base(tmp_path_factory, request):
         return Path(os.environ["LLAMAFARM_TEST_REAL_MODEL"])
     from llamafarm_ray.registry import RegistryService
     from llamafarm_ray.storage import Location
-    from llamafarm_ray.workflows.convert import convert
+    from llamafarm_ray.workflows.models.convert import convert
 
     folder = tmp_path_factory.mktemp("real")
     registry = RegistryService(Location(folder / "home"), principal="ann")
@@ -76,8 +76,8 @@ def test_the_deployed_endpoints_mmlu_score_is_lm_evals_own(base, data, lm_evals,
     from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
     from llamafarm_ray.evaluation.engines.served import Endpoint
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
 
     registry = open_registry(str(tmp_path / "home"))
     config = parse_config({"base_model": str(base), "deployment": {"port": free_port()}})

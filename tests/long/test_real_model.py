@@ -11,8 +11,8 @@ from llamafarm_ray.models.quantize.schemes import SCHEMES
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.storage import Location
-from llamafarm_ray.workflows.convert import convert
-from llamafarm_ray.workflows.quantize import quantize
+from llamafarm_ray.workflows.models.convert import convert
+from llamafarm_ray.workflows.models.quantize import quantize
 
 pytestmark = pytest.mark.long
 QUESTION = "What is the capital of France?"

@@ -23,8 +23,8 @@ def port():
 
 
 def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path, port):
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
     broken = tmp_path / "broken"
@@ -51,9 +51,9 @@ def test_a_router_comes_with_a_second_replica_and_goes_with_it(ray_cluster, tmp_
     """Redeployed from one replica to as many as needed and back; each time the endpoint goes on to answer."""
     from ray import serve
 
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.deployed import APPLICATION
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.deployed import APPLICATION
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
 
     base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=128), open_registry(str(tmp_path / "home"))
     several = {"auto_scaling": {"max_replicas": 2, "target_ongoing_requests": 1000}}
@@ -75,8 +75,8 @@ def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_o
     from ray import serve
 
     from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.deployed import APPLICATION
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.deployed import APPLICATION
 
     base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=128), open_registry(str(tmp_path / "home"))
     deploy(parse_config({"base_model": str(base), "deployment": {"port": port}}), registry, ray_cluster)

@@ -15,7 +15,7 @@ from model_files import store_note
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import open_registry
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.storage import ContentStore, Location
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 CLIENT = """
 import os, sys
 import ray
-from llamafarm_ray.registry.client import RegistryClient
+from llamafarm_ray.registry.remote.client import RegistryClient
 from llamafarm_ray.registry.commands import Register
 from llamafarm_ray.types import Digest, ModelKind
 

@@ -20,8 +20,8 @@ import ray
 from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.evaluation.remote import run_on_ray
-from llamafarm_ray.training import resources
-from llamafarm_ray.workflows.tune_sizes import num_concurrent_trials
+from llamafarm_ray.training.plan import resources
+from llamafarm_ray.workflows.tuning.sizes import num_concurrent_trials
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.tuning.space import Space
 

@@ -5,7 +5,7 @@ import pytest
 from adapters import make_adapters
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.workflows.deployed import APPLICATION
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -20,9 +20,9 @@ def url(ray_cluster, tmp_path_factory):
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     folder = tmp_path_factory.mktemp("affinity")
     base = make_tiny_model(folder / "tiny", hidden_size=128)

@@ -18,11 +18,11 @@ from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
 from llamafarm_ray.serving.rollouts.start import start_rollout
 from llamafarm_ray.serving.routing.traffic_split import Caller, gets_candidate
 from llamafarm_ray.serving.telemetry.rollout_observations import Histogram, Sample, Window
-from llamafarm_ray.workflows.deploy import deploy
-from llamafarm_ray.workflows.deployed import APPLICATION
-from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollouts import abort_rollout
-from llamafarm_ray.workflows.undeploy import undeploy
+from llamafarm_ray.workflows.deployments.deploy import deploy
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION
+from llamafarm_ray.workflows.deployments.rollouts import abort_rollout
+from llamafarm_ray.workflows.deployments.undeploy import undeploy
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

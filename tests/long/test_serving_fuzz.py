@@ -35,9 +35,9 @@ TABLES = {"/completions": COMPLETION, "/chat/completions": CHAT}
 @pytest.fixture(scope="module")
 def url(ray_cluster, tmp_path_factory):
     from llamafarm_ray.clusters.ports import free_port
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     folder = tmp_path_factory.mktemp("fuzz")
     base = make_tiny_model(folder / "tiny", hidden_size=64)

@@ -103,9 +103,9 @@ def deployed(request, ray_cluster, files, port, tmp_path_factory):
     from llamafarm_ray.registry import find_base, open_registry
     from llamafarm_ray.storage import content
     from llamafarm_ray.types import ModelKind
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     base, good, hostile = files
     registry = open_registry(str(tmp_path_factory.mktemp("home")))

@@ -112,9 +112,9 @@ class Served:
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
     from llamafarm_ray.clusters.ports import free_port
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     folder = tmp_path_factory.mktemp("kills")
     base = make_tiny_model(folder / "tiny", hidden_size=128)
@@ -191,7 +191,7 @@ def kill(pid):
 
 def swap_back_and_forth(served):
     """Aliases move, and the endpoint follows: what decides and what loads are both there."""
-    from llamafarm_ray.workflows.deployed import swap_adapter
+    from llamafarm_ray.workflows.deployments.deployed import swap_adapter
 
     for version in ("bot:1.1.0", "bot:1.0.0"):
         assert swap_adapter(served.registry, version, "production").ref == version
@@ -234,7 +234,7 @@ def test_an_alias_moves_on_both_replicas_and_their_router_within_two_seconds(ser
 def test_the_registrys_death_fails_no_request(served, load):
     import ray
 
-    from llamafarm_ray.registry.actor import registry_actor
+    from llamafarm_ray.registry.remote.actor import registry_actor
 
     actor = registry_actor(served.registry.home.uri)
     pid = ray.get(actor.pid.remote())

@@ -18,8 +18,8 @@ A_MINUTE = 12
 def test_what_a_key_took_at_one_replica_it_does_not_get_again_at_the_other(ray_cluster, tmp_path):
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.serving.ray_serve.replicas import applications
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
 
     base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=64), open_registry(str(tmp_path / "home"))
     wanted = {"engine": "transformers", "replicas": 2, "port": free_port()}

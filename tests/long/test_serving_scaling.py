@@ -91,9 +91,9 @@ def served(request, ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.clusters.ports import free_port
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.register import Registration, register
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
+    from llamafarm_ray.workflows.versions.register import Registration, register
 
     base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
     registry = open_registry(str(tmp_path / "home"))
@@ -145,8 +145,8 @@ def test_a_replica_that_goes_ends_its_streams_whole(ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.clusters.ports import free_port
-    from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.undeploy import undeploy
+    from llamafarm_ray.workflows.deployments.deploy import deploy
+    from llamafarm_ray.workflows.deployments.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "slow")
     registry = open_registry(str(tmp_path / "home"))

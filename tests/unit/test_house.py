@@ -78,6 +78,23 @@ def test_every_declared_library_is_used():
         assert used & words or name in USED_BY_OTHERS, f"nothing imports {name}: pyproject.toml need not ask for it"
 
 
+def test_no_sentence_of_a_docstring_begins_with_a_headless_clause():
+    """ "What is stored" or "Whoever asks" is no subject: the sentence names the thing or the person."""
+    start = re.compile(r"(?:^|[.!?] )((?:What|Who|Whoever|Whatever|Which|Whose|How) [^.!?]*)(?:[.!]|$)")
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                found += [f"{path.relative_to(PACKAGE)}: {match[1]}" for match in start.finditer(text)]
+    assert found == []
+
+
+def test_a_folder_of_the_package_holds_eighteen_modules_at_most():
+    folders = Counter(path.parent.relative_to(PACKAGE) for path in SOURCES if path.name != "__init__.py")
+    assert {folder.as_posix(): count for folder, count in folders.items() if count > 18} == {}
+
+
 def test_no_module_is_called_utils():
     assert [path for path in SOURCES if "util" in path.stem] == []
 

@@ -29,9 +29,9 @@ def command(
     config = configuration(config_file, overrides, flags, home=home, address=None)
     begin("Looking at the dataset", quiet=as_json)
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.clusters.cluster import connect
     from llamafarm_ray.workflows.datasets.registered import locate
-    from llamafarm_ray.workflows.tokens import prepare, require_built
+    from llamafarm_ray.workflows.datasets.tokens import prepare, require_built
 
     registry = open_registry(config.home)
     path = locate(registry, reference)

@@ -31,7 +31,7 @@ def command(
     """Show the audit: principals, actions, times and reasons, oldest first, with refused attempts."""
     from llamafarm_ray.errors import InputError, did_you_mean
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.audit import audit, to_csv
+    from llamafarm_ray.workflows.governance.audit import audit, to_csv
 
     if format_ not in {"table", "csv", "json"}:
         raise InputError(f"{format_!r} is no format.", hint=did_you_mean(format_, ("table", "csv", "json")))

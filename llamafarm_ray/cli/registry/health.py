@@ -10,7 +10,7 @@ from llamafarm_ray.cli.options import Home, Json
 from llamafarm_ray.cli.terminal import facts, print_json, say, size, stages
 
 if TYPE_CHECKING:
-    from llamafarm_ray.registry.verify import Verification
+    from llamafarm_ray.registry.history.verify import Verification
 
 __all__ = ["head", "verify"]
 
@@ -26,7 +26,7 @@ def verify(
     """Check the whole chain of commits and every stored file; exit status 1 where something is wrong."""
     from llamafarm_ray.errors import IntegrityError, NotFoundError
     from llamafarm_ray.registry import Head, registry_home
-    from llamafarm_ray.registry.verify import verify as verify_home
+    from llamafarm_ray.registry.history.verify import verify as verify_home
 
     expected = Head.parse(head) if head else None
     place = registry_home(home)
@@ -57,7 +57,7 @@ def verify(
 def head(home: Home = None, as_json: Json = False) -> None:
     """Print the last commit. Kept elsewhere, it proves later that nothing was cut off: `verify --head`."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
+    from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
 
     registry = open_registry(home)
     registry.allow(Action.READ, EVERY_NAMESPACE, target="head")

@@ -29,8 +29,8 @@ def show(
 ) -> None:
     """Show the rules in force."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.audit import policy_rules
-    from llamafarm_ray.workflows.policies import policies
+    from llamafarm_ray.workflows.governance.audit import policy_rules
+    from llamafarm_ray.workflows.governance.policies import policies
 
     found = policies(open_registry(home), env, at=moment(at) if at else None)
     if as_json:
@@ -67,7 +67,7 @@ def set_(
     """Replace all rules of an alias, for every model."""
     from llamafarm_ray.errors import InputError
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.policies import parse_policy, set_policy
+    from llamafarm_ray.workflows.governance.policies import parse_policy, set_policy
 
     policy = parse_policy(metric or (), license_ or (), signed_by or (), approvals)
     if policy.is_empty and not clear:
@@ -85,7 +85,7 @@ def set_(
 def history(env: Alias, home: Home = None, as_json: Json = False) -> None:
     """Show every set of rules that an alias had, newest first."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.policies import policy_history
+    from llamafarm_ray.workflows.governance.policies import policy_history
 
     found = policy_history(open_registry(home), env)
     if as_json:
@@ -112,6 +112,6 @@ def history(env: Alias, home: Home = None, as_json: Json = False) -> None:
 
 
 def _spelled(policy: Policy) -> str:
-    from llamafarm_ray.workflows.audit import policy_rules
+    from llamafarm_ray.workflows.governance.audit import policy_rules
 
     return "; ".join(f"{rule} {value}" for rule, value in policy_rules(policy).items()) or "no rules"

@@ -37,7 +37,7 @@ def add(
 ) -> None:
     """Add somebody and print their token, once. The first one, an admin, switches access control on."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.principals import add_principal
+    from llamafarm_ray.workflows.governance.principals import add_principal
 
     until = expiry(expires) if expires else None
     token = add_principal(open_registry(home), name, role, namespace or (), expires=until, reason=reason)
@@ -52,8 +52,8 @@ def add(
 def list_(at: At = None, home: Home = None, as_json: Json = False) -> None:
     """List everybody, those whose token has ended included."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.audit import roles
-    from llamafarm_ray.workflows.principals import principal_status, principals
+    from llamafarm_ray.workflows.governance.audit import roles
+    from llamafarm_ray.workflows.governance.principals import principal_status, principals
 
     time = moment(at) if at else None
     found, now = principals(open_registry(home), at=time), time or dt.datetime.now(dt.UTC)
@@ -97,8 +97,8 @@ def grant(
 ) -> None:
     """Replace all that somebody may do by one role."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.audit import roles
-    from llamafarm_ray.workflows.principals import grant as grant_role
+    from llamafarm_ray.workflows.governance.audit import roles
+    from llamafarm_ray.workflows.governance.principals import grant as grant_role
 
     principal = grant_role(open_registry(home), name, role, namespace or (), reason=reason)
     if as_json:
@@ -111,7 +111,7 @@ def grant(
 def revoke(name: Name, reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
     """Make somebody's token worthless."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.principals import revoke as revoke_token
+    from llamafarm_ray.workflows.governance.principals import revoke as revoke_token
 
     revoke_token(open_registry(home), name, reason=reason)
     if as_json:

@@ -21,7 +21,7 @@ Namespace = Annotated[
 def show(home: Home = None, as_json: Json = False) -> None:
     """Show the limits in force, and what is used of them."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.quotas import NO_NAMESPACE, quotas
+    from llamafarm_ray.workflows.governance.quotas import NO_NAMESPACE, quotas
 
     found = quotas(open_registry(home))
     if as_json:
@@ -63,8 +63,8 @@ def set_(
     """Replace all limits of a namespace. It takes an admin."""
     from llamafarm_ray.errors import InputError
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.audit import quota_limits
-    from llamafarm_ray.workflows.quotas import parse_namespace, parse_quota, set_quota
+    from llamafarm_ray.workflows.governance.audit import quota_limits
+    from llamafarm_ray.workflows.governance.quotas import parse_namespace, parse_quota, set_quota
 
     name, quota = parse_namespace(namespace), parse_quota(device_hours, tokens_per_day, storage)
     if quota.is_empty and not clear:

@@ -1,7 +1,7 @@
 """The table of other spellings: keys of widely used tools, and the older places of our own keys.
 
-Every row is data; :mod:`llamafarm_ray.config.alias` says what its columns mean. A plain name is read at the root and in
-every section around its target, so ``lora_r`` works at the top of a file and inside of ``fine_tuning``.
+Every row is data; :mod:`llamafarm_ray.config.aliases.alias` says what its columns mean. A plain name is read at the
+root and in every section around its target, so ``lora_r`` works at the top of a file and inside of ``fine_tuning``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError, Undecided
+from llamafarm_ray.config.aliases.alias import NOTHING, Alias, AliasRefusalError, Undecided
 from llamafarm_ray.config.aliases.names import (
     AXOLOTL,
     FACTORY,

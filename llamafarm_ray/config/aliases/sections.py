@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.config.alias import Alias
+from llamafarm_ray.config.aliases.alias import Alias
 from llamafarm_ray.config.aliases.names import (
     AXOLOTL,
     FACTORY,

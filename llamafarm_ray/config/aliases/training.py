@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError
+from llamafarm_ray.config.aliases.alias import NOTHING, Alias, AliasRefusalError
 from llamafarm_ray.config.aliases.names import (
     AXOLOTL,
     DISTRIBUTED,

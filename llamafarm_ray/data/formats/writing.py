@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from llamafarm_ray.config.dataset import RowFormat
+from llamafarm_ray.config.sections.dataset import RowFormat
 from llamafarm_ray.data.formats.images import parts_of
 from llamafarm_ray.data.rows import Message
 from llamafarm_ray.errors import InputError

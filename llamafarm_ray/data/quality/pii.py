@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import unquote
 
-from llamafarm_ray.config.quality import PiiAction
+from llamafarm_ray.config.sections.quality import PiiAction
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.text.pii.find import find_pii, redact

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from llamafarm_ray.config.base import Section
-from llamafarm_ray.config.reading import read_file
+from llamafarm_ray.config.loading.reading import read_file
+from llamafarm_ray.config.sections.base import Section
 from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.evaluation.custom.questions import is_list_of_objects, read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer

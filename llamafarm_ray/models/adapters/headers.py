@@ -16,7 +16,7 @@ from typing import Any
 
 from llamafarm_ray.models.adapters.config import VECTORS, AdapterConfig
 from llamafarm_ray.models.sentence_files import gives_vectors
-from llamafarm_ray.storage.safetensors import read_tensors
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 
 __all__ = ["PREFIX", "Expected", "Shape", "expected_of_headers", "read_base_config"]
 

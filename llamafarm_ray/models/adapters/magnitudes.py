@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import WEIGHTS, AdapterConfig
 from llamafarm_ray.models.adapters.headers import PREFIX
-from llamafarm_ray.storage.finite import NotFinite
-from llamafarm_ray.storage.safetensors import TensorEntry
+from llamafarm_ray.storage.formats.finite import NotFinite
+from llamafarm_ray.storage.formats.safetensors import TensorEntry
 
 __all__ = ["WEIGHT_DTYPES", "check_magnitudes", "pairs", "read_values"]
 

@@ -19,7 +19,7 @@ from llamafarm_ray.models.adapters.needs import check_served, why_not_vllm
 from llamafarm_ray.models.adapters.peft_tensors import expected_of_peft
 from llamafarm_ray.models.adapters.renaming import Renaming, find_renaming
 from llamafarm_ray.models.adapters.tokens import check_tokens
-from llamafarm_ray.storage.safetensors import TensorEntry, read_tensors
+from llamafarm_ray.storage.formats.safetensors import TensorEntry, read_tensors
 
 __all__ = ["MisnamedError", "Proof", "check_adapter", "prove_adapter"]
 

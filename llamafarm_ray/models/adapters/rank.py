@@ -9,7 +9,7 @@ import numpy as np
 
 from llamafarm_ray.models.adapters.config import WEIGHTS
 from llamafarm_ray.models.adapters.magnitudes import pairs, read_values
-from llamafarm_ray.storage.safetensors import read_tensors
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 
 __all__ = ["UsedRank", "used_rank"]
 

@@ -33,8 +33,8 @@ from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage.downloads.record import find_licence
-from llamafarm_ray.storage.gguf import read_gguf
-from llamafarm_ray.storage.safetensors import read_tensors
+from llamafarm_ray.storage.formats.gguf import read_gguf
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from llamafarm_ray.models.convert.families import Family, family_of_architecture
 from llamafarm_ray.models.convert.rope import ROPE_TENSORS, rope_parameters
 from llamafarm_ray.models.convert.tensors import from_gguf, gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
-from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf
+from llamafarm_ray.storage.formats.gguf import GgufHeader, GgufTensor, read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

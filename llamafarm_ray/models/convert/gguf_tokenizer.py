@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.convert.pre_tokenizers import named_pre_tokenizer
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
-from llamafarm_ray.storage.gguf import GgufHeader
+from llamafarm_ray.storage.formats.gguf import GgufHeader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

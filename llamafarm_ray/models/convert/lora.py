@@ -21,7 +21,7 @@ from llamafarm_ray.models.adapters.headers import PREFIX
 from llamafarm_ray.models.convert.families import Family, family_of_config
 from llamafarm_ray.models.convert.gguf_model import read_tensor
 from llamafarm_ray.models.convert.tensors import gguf_names, to_gguf
-from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.formats.gguf import read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

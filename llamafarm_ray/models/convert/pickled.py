@@ -13,8 +13,8 @@ from pathlib import Path
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.convert.conversion import copy_companions, copy_configuration
 from llamafarm_ray.models.formats.pickle_imports import pickle_imports
-from llamafarm_ray.storage.safetensors import read_tensors
-from llamafarm_ray.storage.shards import INDEX, read_weight_map
+from llamafarm_ray.storage.formats.safetensors import read_tensors
+from llamafarm_ray.storage.formats.shards import INDEX, read_weight_map
 
 __all__ = ["pickled_weights", "write_safetensors"]
 

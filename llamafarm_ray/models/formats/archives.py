@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.storage.archive_checks import check_zip
-from llamafarm_ray.storage.downloads.archives import unpack_members
-from llamafarm_ray.storage.shards import INDEX
+from llamafarm_ray.storage.downloads.providers.archives import unpack_members
+from llamafarm_ray.storage.formats.shards import INDEX
 
 __all__ = ["ARCHIVES", "find_model", "is_archive", "unpack_model"]
 

@@ -17,10 +17,10 @@ from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.formats.files import ModelFiles
 from llamafarm_ray.models.formats.packed_count import count_parameters
 from llamafarm_ray.models.formats.pickle_imports import pickle_imports
-from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf_header
-from llamafarm_ray.storage.pickles import PICKLE_SUFFIXES
-from llamafarm_ray.storage.safetensors import TensorEntry, read_tensor_list
-from llamafarm_ray.storage.shards import INDEX, missing_shards, read_weight_map
+from llamafarm_ray.storage.formats.gguf import GgufHeader, GgufTensor, read_gguf_header
+from llamafarm_ray.storage.formats.pickles import PICKLE_SUFFIXES
+from llamafarm_ray.storage.formats.safetensors import TensorEntry, read_tensor_list
+from llamafarm_ray.storage.formats.shards import INDEX, missing_shards, read_weight_map
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llamafarm_ray.storage.safetensors import TensorEntry
+from llamafarm_ray.storage.formats.safetensors import TensorEntry
 
 __all__ = ["count_parameters"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
-from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action, allows
 from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, Event, PolicySet, PromotionApproved
-from llamafarm_ray.registry.policy import Policy, license_violations, violations
+from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action, allows
+from llamafarm_ray.registry.governance.policy import Policy, license_violations, violations
 from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
 from llamafarm_ray.types import ModelRef
 

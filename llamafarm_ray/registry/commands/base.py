@@ -13,8 +13,8 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.events import Event
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.log import FORMAT
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest, ModelRef

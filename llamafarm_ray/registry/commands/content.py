@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Context, OfVersion, check_stored, event_of
 from llamafarm_ray.registry.events import ContentCondemned, Event, VersionPurged
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands.base import Command, Context
 from llamafarm_ray.registry.events import DeploymentRecorded, DeploymentRemoved, Event
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.state import RegistryState
 
 __all__ = ["RecordDeployment", "RemoveDeployment"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry.access import Action, Role
 from llamafarm_ray.registry.commands.base import Command, Context, event_of
 from llamafarm_ray.registry.events import Event, PrincipalAdded, PrincipalGranted, PrincipalRevoked
+from llamafarm_ray.registry.governance.access import Action, Role
 from llamafarm_ray.registry.state import RegistryState
 
 __all__ = ["AddPrincipal", "Grant", "Revoke"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.commands.base import Command, Context, event_of
 from llamafarm_ray.registry.events import Event, QuotaSet
-from llamafarm_ray.registry.quota import Quota
+from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.state import RegistryState
 
 __all__ = ["SetQuota"]

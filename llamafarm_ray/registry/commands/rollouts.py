@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llamafarm_ray.errors import ConflictError, PolicyError
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands.aliases import check_policy
 from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
 from llamafarm_ray.registry.events import (
@@ -18,7 +17,8 @@ from llamafarm_ray.registry.events import (
     RolloutStepped,
     RolloutStopped,
 )
-from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.governance.access import Action
+from llamafarm_ray.registry.governance.policy import Policy, violations
 from llamafarm_ray.registry.rollouts import Plan
 from llamafarm_ray.registry.state import RegistryState, RolloutRecord, VersionRecord
 from llamafarm_ray.types import ModelRef

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llamafarm_ray.errors import InputError, NotFoundError
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, check_stored, event_of
 from llamafarm_ray.registry.events import (
     DatasetRegistered,
@@ -19,7 +18,8 @@ from llamafarm_ray.registry.events import (
     VersionSigned,
     VersionTagged,
 )
-from llamafarm_ray.registry.policy import metric_value
+from llamafarm_ray.registry.governance.access import Action
+from llamafarm_ray.registry.governance.policy import metric_value
 from llamafarm_ray.registry.references import check_free_for
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.usage.quotas import check_storage

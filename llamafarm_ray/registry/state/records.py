@@ -13,8 +13,8 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from llamafarm_ray.errors import NotFoundError, did_you_mean
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import VersionRegistered, VersionSigned
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.registry.rollouts import AbPlan, Plan, RolloutStatus, ShadowPlan, Step
 from llamafarm_ray.types import Version
 

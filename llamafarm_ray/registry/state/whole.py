@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from llamafarm_ray.errors import NotFoundError, PolicyError, did_you_mean
-from llamafarm_ray.registry.access import Action, allows
 from llamafarm_ray.registry.events import DatasetRegistered, DeploymentRecorded, Event
+from llamafarm_ray.registry.governance.access import Action, allows
+from llamafarm_ray.registry.governance.policy import Policy
+from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.log import Change, Commit
-from llamafarm_ray.registry.policy import Policy
-from llamafarm_ray.registry.quota import Quota
 from llamafarm_ray.registry.state.changes import after
 from llamafarm_ray.registry.state.checks import check
 from llamafarm_ray.registry.state.records import (

@@ -4,7 +4,7 @@
 limits of a namespace.
 """
 
-from llamafarm_ray.registry.quota import Quota
+from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.usage.ledger import (
     CPU,
     GPU,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llamafarm_ray.errors import PolicyError
-from llamafarm_ray.registry.quota import Quota
+from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.state import VersionRecord
 
 __all__ = ["check_storage", "stored_bytes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llamafarm_ray.config import Deployment
-from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.config.sections.deployment import EngineName
 from llamafarm_ray.serving.adapters.protocols import Room
 
 __all__ = ["Slots", "room_of", "vllm_slots", "whole_number"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.adapters import prove_adapter
+from llamafarm_ray.registry.remote.view import RegistryView
 from llamafarm_ray.registry.signing import check_policies
-from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.storage import ContentStore
-from llamafarm_ray.storage.finite import find_not_finite
+from llamafarm_ray.storage.formats.finite import find_not_finite
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 __all__ = ["ServedBase", "VerifiedFiles"]

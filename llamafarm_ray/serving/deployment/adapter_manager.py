@@ -18,9 +18,9 @@ from ray.exceptions import RayError
 from llamafarm_ray.config import Journal as JournalSettings
 from llamafarm_ray.config import Limits, Rollout
 from llamafarm_ray.errors import ClusterError, LlamaFarmError, NotFoundError
-from llamafarm_ray.registry.client import connect
+from llamafarm_ray.registry.remote.client import connect
+from llamafarm_ray.registry.remote.view import RegistryView
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.adapters.desired_state import aliases_of, need_of
 from llamafarm_ray.serving.adapters.files import ServedBase, VerifiedFiles
 from llamafarm_ray.serving.adapters.pool import AdapterPool

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from starlette.middleware import Middleware
 
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
-from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.registry.remote.view import RegistryView
 from llamafarm_ray.serving.engines.app import ROUTES
 from llamafarm_ray.serving.gateway.auth import Keys
 from llamafarm_ray.serving.gateway.gateway import FEEDBACK_ROUTE, MODEL_ROUTES, OPEN_ROUTES

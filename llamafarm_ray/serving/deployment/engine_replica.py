@@ -11,8 +11,8 @@ from typing import Any
 from ray import serve
 from ray.serve.deployment import Application
 
-from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
-from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.config.sections.deployment import Deployment as DeploymentConfig
+from llamafarm_ray.config.sections.deployment import EngineName
 from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.adapters.files import ServedBase

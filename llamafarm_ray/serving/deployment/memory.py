@@ -13,15 +13,15 @@ from typing import Final
 
 from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Deployment
-from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.config.sections.deployment import EngineName
 from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.folder import gguf_file, onnx_file
 from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.adapters.capacity import vllm_slots, whole_number
-from llamafarm_ray.storage.safetensors import TensorEntry, read_tensors
-from llamafarm_ray.storage.shards import INDEX
+from llamafarm_ray.storage.formats.safetensors import TensorEntry, read_tensors
+from llamafarm_ray.storage.formats.shards import INDEX
 
 __all__ = ["MemoryNeed", "check_memory", "kv_cache_environment", "largest_node_bytes", "memory_need", "with_memory"]
 

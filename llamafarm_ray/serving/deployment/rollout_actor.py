@@ -20,8 +20,8 @@ import ray
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
-from llamafarm_ray.registry.actor import BY_ITSELF, NAMESPACE
-from llamafarm_ray.registry.client import connect
+from llamafarm_ray.registry.remote.actor import BY_ITSELF, NAMESPACE
+from llamafarm_ray.registry.remote.client import connect
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.serving.deployment.reconciler import withdraw
 from llamafarm_ray.serving.gateway.shared_limits import Ledger, Told

@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.registry.remote.view import RegistryView
 from llamafarm_ray.serving.deployment.adapter_manager import Served
 from llamafarm_ray.serving.gateway.validation import caller_of
 from llamafarm_ray.serving.http.asgi import App, Header

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.config.sections.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.adapters import read_adapter_config, why_not_vllm
 from llamafarm_ray.models.folder import WeightFormat, weight_formats

@@ -1,7 +1,7 @@
 """Authentication and access to models: API keys are the tokens of the registry's principals.
 
 Nothing here asks over a network: it looks into the registry's state that a replica keeps current
-(:class:`~llamafarm_ray.registry.view.RegistryView`). A revoked or expired key ends within a second.
+(:class:`~llamafarm_ray.registry.remote.view.RegistryView`). A revoked or expired key ends within a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from llamafarm_ray.config import Deployment
 from llamafarm_ray.errors import AccessDeniedError, InputError
-from llamafarm_ray.registry.access import Action, Role, allows, token_digest
+from llamafarm_ray.registry.governance.access import Action, Role, allows, token_digest
 from llamafarm_ray.registry.state import Principal, RegistryState
 from llamafarm_ray.serving.http.asgi import Header
 from llamafarm_ray.serving.http.cors import check_host

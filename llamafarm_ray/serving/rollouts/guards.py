@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.governance.policy import Policy, violations
 from llamafarm_ray.registry.rollouts import Guards
 from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.sequential import ODDS, Logs, log_mixture, log_odds_evidence, log_rate_evidence

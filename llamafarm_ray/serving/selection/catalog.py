@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Final
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.policy import flat_metrics
+from llamafarm_ray.registry.governance.policy import flat_metrics
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.registry.state.whole import DEFAULT_ALIAS
 from llamafarm_ray.serving.routing.resolution import Target, resolve, served_models

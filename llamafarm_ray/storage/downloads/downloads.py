@@ -5,8 +5,8 @@
     downloads/<key>.json   a download's record; the key is a digest of source, revision and patterns
     downloads/<key>/       an unfinished one: its files, part files and their sidecars
 
-Files become versions of the cache (:class:`~llamafarm_ray.storage.cache.Cache`), so those with the same bytes exist
-once, and the cache's leases, pins and limit hold for them.
+Files become versions of the cache (:class:`~llamafarm_ray.storage.node_cache.cache.Cache`), so those with the same
+bytes exist once, and the cache's leases, pins and limit hold for them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafarm_ray.errors import InputError, IntegrityError, NotFoundError, StorageError
-from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.credentials import Credentials
 from llamafarm_ray.storage.downloads.fetch import CONNECTIONS, Progress
-from llamafarm_ray.storage.downloads.local import LocalSource
+from llamafarm_ray.storage.downloads.providers.local import LocalSource
+from llamafarm_ray.storage.downloads.providers.source import Listing, Source
+from llamafarm_ray.storage.downloads.providers.sources import parse_source
 from llamafarm_ray.storage.downloads.record import DownloadRecord, FileRecord, boot_id, find_licence
 from llamafarm_ray.storage.downloads.remote import Patience
-from llamafarm_ray.storage.downloads.source import Listing, Source
-from llamafarm_ray.storage.downloads.sources import parse_source
 from llamafarm_ray.storage.downloads.staging import Staging
 from llamafarm_ray.storage.downloads.transfer import PIECE_BYTES
 from llamafarm_ray.storage.downloads.web import Web
+from llamafarm_ray.storage.formats.shards import check_shards
 from llamafarm_ray.storage.locks import exclusive, try_exclusive
 from llamafarm_ray.storage.manifest import Manifest
-from llamafarm_ray.storage.shards import check_shards
+from llamafarm_ray.storage.node_cache.cache import Cache
 from llamafarm_ray.types import Digest
 
 __all__ = ["Download", "Downloads", "Report", "is_offline"]
@@ -105,7 +105,7 @@ class Downloads:
         every byte is hashed again where they differ, and once after each start of the machine.
 
         Args:
-            text: the source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
+            text: the source, see :func:`~llamafarm_ray.storage.downloads.providers.sources.parse_source`.
             revision: a branch, tag, commit or digest.
             include: patterns of weights to take instead of the safetensors.
             offline: use only what is on this machine; by default the environment says it.

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.types import Digest
 
 __all__ = ["DownloadRecord", "FileRecord", "boot_id", "find_licence"]

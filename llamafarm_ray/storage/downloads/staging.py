@@ -19,13 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.storage.cache import Cache
-from llamafarm_ray.storage.downloads.archives import unpack_model, unpack_tar
 from llamafarm_ray.storage.downloads.fetch import Fetched, Progress, fetch
+from llamafarm_ray.storage.downloads.providers.archives import unpack_model, unpack_tar
+from llamafarm_ray.storage.downloads.providers.source import Listing
+from llamafarm_ray.storage.downloads.providers.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.remote import Patience, Wanted
-from llamafarm_ray.storage.downloads.source import Listing
-from llamafarm_ray.storage.downloads.wanted_files import choose_files
-from llamafarm_ray.storage.shards import is_index, missing_shards, read_weight_map, refuse_missing
+from llamafarm_ray.storage.formats.shards import is_index, missing_shards, read_weight_map, refuse_missing
+from llamafarm_ray.storage.node_cache.cache import Cache
 from llamafarm_ray.types import Digest
 
 __all__ = ["Staging"]

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llamafarm_ray.config import MethodParameters
-from llamafarm_ray.config.fine_tuning import Intent
+from llamafarm_ray.config.sections.fine_tuning import Intent
 
 __all__ = ["Choice", "Hardware", "choose_method"]
 

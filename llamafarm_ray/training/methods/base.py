@@ -13,8 +13,8 @@ import torch
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.models.loading import Architecture, Task, load_model
-from llamafarm_ray.storage.finite import find_not_finite
-from llamafarm_ray.storage.safetensors import read_tensors
+from llamafarm_ray.storage.formats.finite import find_not_finite
+from llamafarm_ray.storage.formats.safetensors import read_tensors
 from llamafarm_ray.types import ModelKind
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ class Objective(ABC):
         """The loss of a micro-batch, summed over what `count` counts.
 
         Args:
-            model: to be called with keyword arguments; see `llamafarm_ray.training.forward`.
+            model: to be called with keyword arguments; see `llamafarm_ray.training.compute.forward`.
             batch: on the model's device.
             context: this batch's part of what `prepare` returned.
         """

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.config.objectives import ContrastiveSettings
+from llamafarm_ray.config.sections.objectives import ContrastiveSettings
 from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.loading import Task
 from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.training.batches import Batch
-from llamafarm_ray.training.forward import inputs_of
+from llamafarm_ray.training.compute.forward import inputs_of
 from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.sequences import sequences_of
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow

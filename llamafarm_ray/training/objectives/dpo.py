@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.config.objectives import DpoSettings
+from llamafarm_ray.config.sections.objectives import DpoSettings
 from llamafarm_ray.training.batches import Batch
-from llamafarm_ray.training.forward import sequence_log_probs
+from llamafarm_ray.training.compute.forward import sequence_log_probs
 from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.sequences import answer_row, reference_log_probs
 from llamafarm_ray.training.rows import TokenisedRow

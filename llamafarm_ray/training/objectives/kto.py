@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from llamafarm_ray.config.objectives import KtoSettings
+from llamafarm_ray.config.sections.objectives import KtoSettings
 from llamafarm_ray.training.batches import Batch
-from llamafarm_ray.training.forward import sequence_log_probs
+from llamafarm_ray.training.compute.forward import sequence_log_probs
 from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.sequences import answer_row, batch_of, reference_log_probs, sequences_of
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow

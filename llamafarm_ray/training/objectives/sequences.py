@@ -11,7 +11,7 @@ import torch
 
 from llamafarm_ray.models.chat import TokenisedChat, tokenise_answer
 from llamafarm_ray.training.batches import Batch, Layout, collate
-from llamafarm_ray.training.forward import sequence_log_probs
+from llamafarm_ray.training.compute.forward import sequence_log_probs
 from llamafarm_ray.training.rows import IGNORED, Row, TokenisedRow
 
 if TYPE_CHECKING:

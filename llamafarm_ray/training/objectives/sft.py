@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.training.batches import Batch
-from llamafarm_ray.training.forward import trained_logits
+from llamafarm_ray.training.compute.forward import trained_logits
 from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.sequences import cut_row
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow

@@ -12,7 +12,7 @@ from llamafarm_ray.data.rewriting import merge_rows, reformatted, write_rows
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
-from llamafarm_ray.workflows.create_dataset import dataset_name
+from llamafarm_ray.workflows.datasets.create_dataset import dataset_name
 
 __all__ = ["WrittenDataset", "export", "merge"]
 

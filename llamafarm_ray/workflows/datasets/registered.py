@@ -8,7 +8,7 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi
-from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["ListedDataset", "find_dataset", "list_datasets", "locate", "show_dataset"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from llamafarm_ray.config.evaluation import Backend, Evaluation
+from llamafarm_ray.config.sections.evaluation import Backend, Evaluation
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.engines.served import Endpoint

@@ -14,7 +14,7 @@ from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
 from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
-from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.formats.gguf import read_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

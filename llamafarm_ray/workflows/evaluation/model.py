@@ -14,14 +14,14 @@ from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
 from llamafarm_ray.registry.usage import Meter
 from llamafarm_ray.storage import Location
-from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-from llamafarm_ray.workflows.base import servable_base
-from llamafarm_ray.workflows.metering import meter_of
-from llamafarm_ray.workflows.provenance import weights_digest
-from llamafarm_ray.workflows.register import base_reference
-from llamafarm_ray.workflows.training_data import TrainingData, find_inherited_data, find_training_data
+from llamafarm_ray.workflows.accounting.metering import meter_of
+from llamafarm_ray.workflows.evaluation.provenance import weights_digest
+from llamafarm_ray.workflows.inspection.base import servable_base
+from llamafarm_ray.workflows.versions.register import base_reference
+from llamafarm_ray.workflows.versions.training_data import TrainingData, find_inherited_data, find_training_data
 
 __all__ = ["EvaluatedModel", "fetch_models"]
 

@@ -17,8 +17,8 @@ from llamafarm_ray.evaluation.custom.description import find_set, read_descripti
 from llamafarm_ray.evaluation.custom.questions import read_questions
 from llamafarm_ray.evaluation.question_rows import read_rows
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, check_name
-from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import ContentMovedError, RegisterDataset
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.datasets.registered import ListedDataset, find_dataset
 from llamafarm_ray.workflows.evaluation.stored_sets import DATA, DESCRIPTION, QUESTIONS, SCORER

@@ -8,7 +8,7 @@ from llamafarm_ray.evaluation import EvaluationResult
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.state.records import EVALUATED_ON
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
-from llamafarm_ray.workflows.metrics import add_result, write_json
+from llamafarm_ray.workflows.versions.metrics import add_result, write_json
 
 __all__ = ["store_result", "write_result"]
 

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from llamafarm_ray.config.retriever import EmbeddingServer, Retriever
+from llamafarm_ray.config.sections.retriever import EmbeddingServer, Retriever
 from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms, UnansweredError
 from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
 from llamafarm_ray.data.generation.servers import server_url
-from llamafarm_ray.data.retrieval import PassageIndex
+from llamafarm_ray.data.search.retrieval import PassageIndex
 from llamafarm_ray.data.text.vectors import Vectors
 from llamafarm_ray.errors import InfrastructureError, InputError, StorageError
 from llamafarm_ray.evaluation.rag.exam import CorpusPassage, Retrieval, RetrievalFailure

@@ -29,17 +29,17 @@ from llamafarm_ray.evaluation.remote import before_each, metered, run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
-from llamafarm_ray.workflows.contamination import Decontamination
+from llamafarm_ray.workflows.datasets.contamination import Decontamination
 from llamafarm_ray.workflows.evaluation.backend import asked_models, backend_of, check_backend, measured_on
 from llamafarm_ray.workflows.evaluation.garak import GarakPlan
+from llamafarm_ray.workflows.evaluation.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel, fetch_models
+from llamafarm_ray.workflows.evaluation.provenance import code_digest
+from llamafarm_ray.workflows.evaluation.questions import Exam, exam_of_files, exam_of_rows
+from llamafarm_ray.workflows.evaluation.risk import RiskPlan, plan_risks
 from llamafarm_ray.workflows.evaluation.sentence_ranking import ranked_by_base_model
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
-from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
-from llamafarm_ray.workflows.provenance import code_digest
-from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
-from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
-from llamafarm_ray.workflows.training_data import TrainingData, joined
+from llamafarm_ray.workflows.versions.training_data import TrainingData, joined
 
 __all__ = ["EvaluationRun"]
 

@@ -10,19 +10,19 @@ from typing import cast
 
 from llamafarm_ray.capacity import total
 from llamafarm_ray.config import Evaluation
-from llamafarm_ray.data.excerpts import NUM_LIKELIEST
+from llamafarm_ray.data.augmentation.lessons import LESSONS_VERSION
+from llamafarm_ray.data.augmentation.with_passages import ask_with_passages
 from llamafarm_ray.data.generation import why_it_cannot_write
 from llamafarm_ray.data.generation.base_model.ranking import LikelihoodJob
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study, files_of_weights
-from llamafarm_ray.data.lessons import LESSONS_VERSION
-from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.data.search.excerpts import NUM_LIKELIEST
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.rag.exam import RETRIEVED, AskedQuestion
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
-from llamafarm_ray.workflows.base import GENERATION_CACHE
-from llamafarm_ray.workflows.questions import Exam
+from llamafarm_ray.workflows.evaluation.questions import Exam
+from llamafarm_ray.workflows.inspection.base import GENERATION_CACHE
 
 __all__ = ["ranked_by_base_model"]
 

@@ -16,7 +16,7 @@ from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.references import check_alive
 from llamafarm_ray.types import Digest
-from llamafarm_ray.workflows.base import CHECKPOINTS
+from llamafarm_ray.workflows.inspection.base import CHECKPOINTS
 from llamafarm_ray.workflows.kubernetes.pods import DIGEST, check_for_pods, cluster, label, name_of, pod, ray_container
 from llamafarm_ray.workflows.kubernetes.resources import Resource, WorkerGroup
 

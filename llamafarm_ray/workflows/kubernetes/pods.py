@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import yaml
 
 from llamafarm_ray.config import MemorySize
-from llamafarm_ray.config.yaml_core import plain_scalar
+from llamafarm_ray.config.loading.yaml_core import plain_scalar
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.serving.application import SERVE_ENV

@@ -22,8 +22,8 @@ from llamafarm_ray.serving.gateway.auth import check_keys
 from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import Digest
-from llamafarm_ray.workflows.deploy import with_model
-from llamafarm_ray.workflows.deployed import APPLICATION
+from llamafarm_ray.workflows.deployments.deploy import with_model
+from llamafarm_ray.workflows.deployments.deployed import APPLICATION
 from llamafarm_ray.workflows.kubernetes.pods import (
     as_yaml,
     check_for_pods,

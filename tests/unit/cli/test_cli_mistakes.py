@@ -166,7 +166,7 @@ def test_a_dead_or_malformed_ray_address_is_named(place, capsys, address):
 
 def test_a_port_in_use_is_named():
     from llamafarm_ray.errors import InputError
-    from llamafarm_ray.workflows.deploy import check_port
+    from llamafarm_ray.workflows.deployments.deploy import check_port
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import pytest
 from llamafarm_ray.cli.jobs import _document, _pass_on, ran_as_job
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.workflows.job_server import job_server_of
+from llamafarm_ray.workflows.jobs.server import job_server_of
 
 RESULT = json.dumps({"path": "/srv/qa", "inner": {"a": 1}}, indent=2) + "\n"
 

@@ -220,7 +220,8 @@ def test_a_start_refuses_a_dashboard_that_is_open_to_other_machines(job_server, 
 
 
 def test_verbs_and_jobs_ask_before_they_use_a_cluster(monkeypatch):
-    from llamafarm_ray.workflows import cluster, job_server
+    from llamafarm_ray.workflows.clusters import cluster
+    from llamafarm_ray.workflows.jobs import server as job_server
 
     asked = []
 

@@ -9,7 +9,7 @@ import pytest
 from llamafarm_ray.clusters import job_token
 from llamafarm_ray.clusters.facts import Dashboard
 from llamafarm_ray.errors import AccessDeniedError
-from llamafarm_ray.workflows import job_server
+from llamafarm_ray.workflows.jobs import server as job_server
 
 TOKEN = "lfr_" + secrets.token_urlsafe(32)
 

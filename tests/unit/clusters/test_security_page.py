@@ -8,7 +8,7 @@ import yaml
 from kuberay import ROOT
 
 from llamafarm_ray.config import json_schema, parse_config
-from llamafarm_ray.registry.access import Action, Role
+from llamafarm_ray.registry.governance.access import Action, Role
 
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 BASE = ROOT / "cluster" / "kubernetes" / "base"
@@ -83,8 +83,9 @@ def test_no_key_of_the_configuration_is_for_a_secret_but_those_of_the_page():
 
 
 def test_records_of_runs_are_made_of_what_has_no_secrets():
-    from llamafarm_ray.training import observers, trainer
-    from llamafarm_ray.workflows import tune
+    from llamafarm_ray.training import trainer
+    from llamafarm_ray.training.monitoring import observers
+    from llamafarm_ray.workflows.tuning import tune
 
     for module in (observers, trainer, tune):
         assert "recorded(config)" in inspect.getsource(module)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamafarm_ray.config import ALIASES, Config, config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.layout import layout
-from llamafarm_ray.config.rollout import RolloutKind
+from llamafarm_ray.config.sections.rollout import RolloutKind
 from llamafarm_ray.errors import ConfigError, InputError
 from llamafarm_ray.types import Digest
 

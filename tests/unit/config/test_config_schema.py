@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from llamafarm_ray.config import ALIASES, Config, json_schema, load_config, resolved
-from llamafarm_ray.config.alias import NOTHING
+from llamafarm_ray.config.aliases.alias import NOTHING
 from llamafarm_ray.config.layout import layout
 from llamafarm_ray.config.schema import _reference
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.build.existing_rows import checked_examples, read_source_rows
 from llamafarm_ray.data.dataset import check_dataset
-from llamafarm_ray.data.existing_rows import checked_examples, read_source_rows
 from llamafarm_ray.data.formats import format_row
 from llamafarm_ray.data.formats.images import refuse_images
 from llamafarm_ray.data.formats.values import RecordError

@@ -15,7 +15,7 @@ from llamafarm_ray.evaluation.metrics.answers import contains
 from llamafarm_ray.evaluation.rag.grading import Answer
 from llamafarm_ray.evaluation.rag.questions import read_questions
 from llamafarm_ray.evaluation.rag.result import exam_result
-from llamafarm_ray.workflows.questions import exam_of_files
+from llamafarm_ray.workflows.evaluation.questions import exam_of_files
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "jobs" / "demo"

@@ -10,7 +10,7 @@ from llamafarm_ray.models.convert.gguf_file import write_gguf_model
 from llamafarm_ray.models.convert.gguf_model import gguf_config, load_gguf_model
 from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
 from llamafarm_ray.models.convert.precisions import gguf_precision
-from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.formats.gguf import read_gguf
 
 TEXTS = ("The capital of France is Paris.", "How many legs? 1234 and 56!", "<|im_start|>user\nA farm<|im_end|>")
 

@@ -10,7 +10,7 @@ from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
 from llamafarm_ray.models.convert.pre_tokenizers import PRE_TOKENIZERS, recognized_pre_tokenizer
 from llamafarm_ray.models.convert.tokenizer_facts import tokenizer_facts
-from llamafarm_ray.storage.gguf import GgufHeader
+from llamafarm_ray.storage.formats.gguf import GgufHeader
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 TEXTS = (*SENTENCES, "1234567 in 2024", " two  spaces", "naïve Ünïcode 你好", "a\nb\t\tc")

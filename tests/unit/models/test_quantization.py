@@ -48,7 +48,7 @@ def logits(folder):
     ],
 )
 def test_packed_weights_are_those_of_compressed_tensors(base, tmp_path, scheme, dtypes, bits):
-    from llamafarm_ray.storage.safetensors import read_tensors
+    from llamafarm_ray.storage.formats.safetensors import read_tensors
 
     made = quantized(base, tmp_path / "out", scheme)
     found = {entry.name: entry.dtype for entry in read_tensors(tmp_path / "out" / "model.safetensors")}

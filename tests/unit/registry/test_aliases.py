@@ -8,7 +8,7 @@ from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, Polic
 from llamafarm_ray.registry import Identity
 from llamafarm_ray.registry.commands import RecordDeployment, SetPolicy
 from llamafarm_ray.registry.events import DeploymentRecorded, Refused
-from llamafarm_ray.registry.policy import Policy, metric_value
+from llamafarm_ray.registry.governance.policy import Policy, metric_value
 from llamafarm_ray.types import Digest, ModelRef
 
 

@@ -12,11 +12,11 @@ from signing_key import make_key
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
 from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, RegistryService
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import VersionRetired
 from llamafarm_ray.registry.gc import collect
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.storage import Location, blobs, chunks
 from llamafarm_ray.types import Digest, ModelKind
 

@@ -10,7 +10,7 @@ from signing_key import make_key
 from llamafarm_ray.errors import ConflictError, IntegrityError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService, signing
 from llamafarm_ray.registry.commands import RecordDeployment, Sign
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.types import ModelKind, ModelRef
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from model_files import store_note
 
 from llamafarm_ray.registry import Change, DatasetRegistered, RegistryState, SourceDocument
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import Context, Register, RegisterDataset, Retire
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.snapshots import dump_state, load_state
 from llamafarm_ray.registry.lineage import to_text, trace, trace_dataset, trace_document
 from llamafarm_ray.registry.lineage.graph import SAME
 from llamafarm_ray.registry.service import RegistryService
-from llamafarm_ray.registry.snapshots import dump_state, load_state
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-from llamafarm_ray.workflows.trace import trace as trace_as
+from llamafarm_ray.workflows.versions.trace import trace as trace_as
 
 NOW = dt.datetime(2026, 11, 29, tzinfo=dt.UTC)
 

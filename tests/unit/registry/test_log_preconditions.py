@@ -8,11 +8,11 @@ import pytest
 
 from llamafarm_ray.errors import AccessDeniedError, IntegrityError, StorageError
 from llamafarm_ray.registry import Change, CommitLog, RegistryService, RegistryState, preconditions
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import VersionTagged
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.registry.preconditions import Preconditions
 from llamafarm_ray.registry.updates import Update
-from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.probes import check_exclusive, store_time
 

@@ -5,7 +5,6 @@ from model_files import store_note
 
 from llamafarm_ray.errors import AccessDeniedError, NotFoundError, PolicyError
 from llamafarm_ray.registry import Change, Commit, CommitLog, Head, Policy, RegistryService
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import (
     PauseRollout,
     PromoteRollout,
@@ -17,14 +16,15 @@ from llamafarm_ray.registry.commands import (
     StepRollout,
 )
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, PromotionApproved, RolloutStepped
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.registry.log import GENESIS, commit_name
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
-from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, carry_out
 from llamafarm_ray.serving.routing.resolution import resolve, served_models
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-from llamafarm_ray.workflows.describe import describe
-from llamafarm_ray.workflows.pull import pull
+from llamafarm_ray.workflows.versions.describe import describe
+from llamafarm_ray.workflows.versions.pull import pull
 
 CANARY = CanaryPlan(steps=(Step(percent=5, dwell_s=0), Step(percent=50, dwell_s=0)))
 BASE = Digest.of(b"base")

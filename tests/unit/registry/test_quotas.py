@@ -7,12 +7,12 @@ from model_files import store_note
 
 from llamafarm_ray.errors import AccessDeniedError, InputError, PolicyError
 from llamafarm_ray.registry import RegistryService, VersionRegistered
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import Purge, Register, Retire, SetQuota
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.snapshots import dump_state, load_state
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.registry.log import Change, CommitLog
-from llamafarm_ray.registry.snapshots import dump_state, load_state
 from llamafarm_ray.registry.usage import Quota
-from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.types import ModelKind, ModelRef
 
 

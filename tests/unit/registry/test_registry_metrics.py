@@ -7,10 +7,10 @@ from counting_meters import CountingMeters
 
 from llamafarm_ray.errors import AccessDeniedError
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PauseRollout, StartRollout, StopRollout
-from llamafarm_ray.registry.metrics import RegistryMeters
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.registry.preconditions import utc_now
+from llamafarm_ray.registry.remote.metrics import RegistryMeters
 from llamafarm_ray.registry.rollouts import AbPlan, CanaryPlan, Step
 from llamafarm_ray.types import ModelRef, Version
 

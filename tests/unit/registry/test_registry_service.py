@@ -10,8 +10,8 @@ from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotF
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import MoveAlias, Register
 from llamafarm_ray.registry.gc import collect
-from llamafarm_ray.registry.snapshots import dump_state
-from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.registry.history.snapshots import dump_state
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, NotFoundError, PolicyError
 from llamafarm_ray.registry import Guards, Policy, RegistryService, RolloutStatus
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import (
     PauseRollout,
     PromoteRollout,
@@ -18,8 +17,9 @@ from llamafarm_ray.registry.commands import (
     StepRollout,
     StopRollout,
 )
+from llamafarm_ray.registry.governance.access import Role
+from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.registry.rollouts import AbPlan, BlueGreenPlan, CanaryPlan, ShadowPlan, Step
-from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.types import Digest, ModelRef, Version
 
 BOT = ("bot", "production")

@@ -7,8 +7,8 @@ from signing_key import make_key
 
 from llamafarm_ray.errors import InputError, IntegrityError, PolicyError
 from llamafarm_ray.registry import Change, CommitLog, Identity, Policy, RegistryService, signing
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import SetPolicy, Sign
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 

@@ -7,8 +7,8 @@ from otlp import collecting
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.telemetry.traces import Spans, step, traced, traceparent
+from llamafarm_ray.training.monitoring.run_traces import RunTraces
 from llamafarm_ray.training.result import Progress
-from llamafarm_ray.training.run_traces import RunTraces
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -8,7 +8,7 @@ import pytest
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.handover import collect_output, hand_over_output, on_this_node
-from llamafarm_ray.training.job import RunFolder, TrainingJob
+from llamafarm_ray.training.plan.job import RunFolder, TrainingJob
 
 
 def job(folder, checkpoints, **more):

@@ -17,7 +17,7 @@ from llamafarm_ray.models.header_check import check_headers
 from llamafarm_ray.models.loading import bare_model, inspect_architecture, load_model
 from llamafarm_ray.training.methods import Precision, find_method
 from llamafarm_ray.training.objectives import find_objective
-from llamafarm_ray.training.planning import check_inputs
+from llamafarm_ray.training.plan.planning import check_inputs
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 

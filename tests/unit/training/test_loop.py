@@ -4,10 +4,10 @@ import torch
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import TrainingError
 from llamafarm_ray.storage import Location
-from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, windows
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
+from llamafarm_ray.training.compute.attention import use_packed_attention
 from llamafarm_ray.training.loop import mean_loss, seed_step, train_steps
 from llamafarm_ray.training.objectives import PretrainingObjective, SftObjective
 from llamafarm_ray.training.schedule import Schedule

@@ -14,15 +14,15 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.training import trainer
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
-from llamafarm_ray.training.identity import fingerprint_of
-from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
-from llamafarm_ray.training.job import TrainingJob
-from llamafarm_ray.training.observer_settings import ObserverSettings
-from llamafarm_ray.training.planning import Plan, _checkpoint_uri
-from llamafarm_ray.training.resources import WorkerResources
+from llamafarm_ray.training.monitoring.observer_settings import ObserverSettings
+from llamafarm_ray.training.plan.identity import fingerprint_of
+from llamafarm_ray.training.plan.inputs import TrainingCallbacks, TrainingInputs
+from llamafarm_ray.training.plan.job import TrainingJob
+from llamafarm_ray.training.plan.planning import Plan, _checkpoint_uri
+from llamafarm_ray.training.plan.resources import WorkerResources
 from llamafarm_ray.training.result import WorkerOutcome
 from llamafarm_ray.training.strategies import Place
-from llamafarm_ray.training.tokenised import TokenisedData
+from llamafarm_ray.training.tokens.tokenised import TokenisedData
 from llamafarm_ray.types import ModelKind
 
 

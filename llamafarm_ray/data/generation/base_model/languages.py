@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bm25s import stopwords
 
-from llamafarm_ray.data.lessons import LESSON_LANGUAGES, heading_lines
+from llamafarm_ray.data.augmentation.lessons import LESSON_LANGUAGES, heading_lines
 
 __all__ = ["EXAMPLES_VERSION", "EXAMPLE_LANGUAGES", "Language", "language_rules"]
 

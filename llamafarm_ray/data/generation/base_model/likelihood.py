@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
+from llamafarm_ray.data.augmentation.lessons import heading_lines
 from llamafarm_ray.data.generation.base_model.ranking import LikelihoodJob
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
 from llamafarm_ray.data.generation.base_model.student import load_student
-from llamafarm_ray.data.lessons import heading_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

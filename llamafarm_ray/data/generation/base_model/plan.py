@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llamafarm_ray.data.augmentation.lessons import LESSONS_VERSION
 from llamafarm_ray.data.generation.base_model.languages import EXAMPLES_VERSION
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study, digest_of, files_of_weights
 from llamafarm_ray.data.generation.writer import PairWriter
-from llamafarm_ray.data.lessons import LESSONS_VERSION
 from llamafarm_ray.data.rows import Provenance
 
 __all__ = ["BaseModelPlan"]

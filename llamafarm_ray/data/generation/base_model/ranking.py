@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.data.excerpts import SentenceIndex
 from llamafarm_ray.data.generation.base_model.texts import sentences_in_context
+from llamafarm_ray.data.search.excerpts import SentenceIndex
 
 __all__ = ["LikelihoodJob"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llamafarm_ray.data.augmentation.lessons import LESSONS_VERSION, load_lessons
 from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
 from llamafarm_ray.data.generation.base_model.settings import Study, digest_of, files_of_weights
 from llamafarm_ray.data.generation.base_model.study import learn
-from llamafarm_ray.data.lessons import LESSONS_VERSION, load_lessons
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.processor import matmul_dtype
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries

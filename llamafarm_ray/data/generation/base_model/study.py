@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from llamafarm_ray.data.augmentation.lessons import Lesson, heading_lines
 from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
 from llamafarm_ray.data.generation.base_model.settings import Study
-from llamafarm_ray.data.lessons import Lesson, heading_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from llamafarm_ray.data.augmentation.keyword_prompts import QUESTION_WORDS
 from llamafarm_ray.data.generation.base_model.languages import language_rules
 from llamafarm_ray.data.generation.base_model.other_languages import fault_elsewhere
-from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS
 from llamafarm_ray.data.text import normal_words, num_words, sentence_separator, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 

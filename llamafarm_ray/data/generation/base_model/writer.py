@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from llamafarm_ray.data.augmentation.lessons import heading_lines
 from llamafarm_ray.data.generation.base_model.languages import language_rules
 from llamafarm_ray.data.generation.base_model.sampling import LineSampler
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, question_fault, texts_of, without_topic
 from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 from llamafarm_ray.data.generation.writer import Written
-from llamafarm_ray.data.lessons import heading_lines
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.text import text_digest

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from llamafarm_ray.config.generation import Difficulty
+from llamafarm_ray.config.sections.generation import Difficulty
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.text import language_of, text_digest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from llamafarm_ray.config import QaGeneration
-from llamafarm_ray.config.generation import PHRASINGS
+from llamafarm_ray.config.sections.generation import PHRASINGS
 from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.generation.endpoint import tool_calls
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, examples_from, objects_in, parse_answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.config.generation import Server
+from llamafarm_ray.config.sections.generation import Server
 from llamafarm_ray.data.generation.endpoint.client import Terms
 from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
 

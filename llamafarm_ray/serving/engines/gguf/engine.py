@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL
+from llamafarm_ray.config.sections.deployment import DEFAULT_N_PARALLEL
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
@@ -23,7 +23,7 @@ from llamafarm_ray.serving.engines.gguf.server import LlamaServer, LlamaSettings
 from llamafarm_ray.serving.engines.gguf.tokenizer import GgufTokenizer
 from llamafarm_ray.serving.engines.in_process import check_length
 from llamafarm_ray.serving.engines.named_models import NamedModels, NamedModelsEngine
-from llamafarm_ray.storage.gguf import GgufHeader, read_gguf
+from llamafarm_ray.storage.formats.gguf import GgufHeader, read_gguf
 
 __all__ = ["GgufEngine"]
 

@@ -4,9 +4,9 @@ import json
 import os
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.documents import files_table, process_documents, step_names
-from llamafarm_ray.data.examples import Examples
-from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.build.documents import files_table, process_documents, step_names
+from llamafarm_ray.data.build.examples import Examples
+from llamafarm_ray.data.build.harvest import Harvest
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
 from llamafarm_ray.data.quality.metrics import measure
 from llamafarm_ray.data.sources import SourceFile

@@ -9,7 +9,7 @@ from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
 from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
 from llamafarm_ray.evaluation.item_scores import ItemScores
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
-from llamafarm_ray.registry.results import result_value
+from llamafarm_ray.registry.governance.results import result_value
 
 PAIRS = {"likelihood_diff": 3.5, "pct_stereotype": 0.6}
 

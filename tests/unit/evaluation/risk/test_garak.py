@@ -13,7 +13,7 @@ from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.evaluation.risk.garak.process import GarakRun, garak_version
 from llamafarm_ray.evaluation.risk.garak.report import read_report
 from llamafarm_ray.evaluation.risk.garak.scores import answered_probes, garak_scores
-from llamafarm_ray.registry.results import result_value
+from llamafarm_ray.registry.governance.results import result_value
 
 DAN = "dan.Ablation_Dan_11_0"
 

@@ -28,7 +28,7 @@ from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.peers import Figures, Known, Peer
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register
 
 PROMPT = "The capital of France"
 

@@ -14,8 +14,8 @@ from model_files import note_digest, store_note
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, StorageError
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PromoteRollout, Register, StopRollout
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.serving.deployment.reconciler import DesiredDeployment, Reconciler, is_same_cluster, withdraw
 from llamafarm_ray.serving.ray_serve import state
 from llamafarm_ray.storage import Location

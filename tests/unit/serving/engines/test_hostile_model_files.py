@@ -12,8 +12,8 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.errors import InputError, UserError
 from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 from llamafarm_ray.storage import Manifest
-from llamafarm_ray.storage.gguf import read_gguf
-from llamafarm_ray.storage.onnx import check_onnx
+from llamafarm_ray.storage.formats.gguf import read_gguf
+from llamafarm_ray.storage.formats.onnx import check_onnx
 
 HEAD = b"GGUF" + struct.pack("<I", 3)
 ARCHITECTURE = b"general.architecture"

@@ -7,7 +7,7 @@ from fake_gateway import ANN, BEN, CHAT, GONE, NOW, OLD, Server, is_openai_error
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry.access import Role, new_token
+from llamafarm_ray.registry.governance.access import Role, new_token
 from llamafarm_ray.serving.gateway.auth import Keys, check_keys
 from llamafarm_ray.serving.gateway.gateway import FEEDBACK_ROUTE, MODEL_ROUTES
 

@@ -15,8 +15,8 @@ from fake_gateway import (
     principal,
 )
 
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES
 from llamafarm_ray.serving.selection.catalog import VECTORS, ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies

@@ -13,7 +13,7 @@ from fake_gateway import ANN, BEN, BOT, CHAT, Server, keyed_state
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import AccessDeniedError, NotFoundError
-from llamafarm_ray.workflows.chat import ask, stream
+from llamafarm_ray.workflows.deployments.chat import ask, stream
 
 GOOD = json.dumps(CHAT).encode()
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

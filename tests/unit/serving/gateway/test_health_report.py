@@ -8,7 +8,7 @@ import pytest
 from fake_gateway import ANN, BEN, Server, is_openai_error, keyed_state, models_state, principal
 from simulated_requests import drawn_week, write_page
 
-from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.serving.gateway.health_report import HealthReport
 from llamafarm_ray.storage import Location
 
@@ -52,7 +52,7 @@ def statuses(response):
 def test_it_answers_what_the_verb_prints(home):
     from llamafarm_ray.registry import RegistryService
     from llamafarm_ray.serving.health.versions import health_dict
-    from llamafarm_ray.workflows.health import check_health
+    from llamafarm_ray.workflows.deployments.health import check_health
 
     asked = server(home)
     found = asked.request("GET", ROUTE)

@@ -18,7 +18,7 @@ from llamafarm_ray.serving.optimize.predict import Form, predict
 from llamafarm_ray.serving.optimize.speed import Speed
 from llamafarm_ray.serving.optimize.tuning import LENGTHS, find_fastest, tune
 from llamafarm_ray.training.estimate import read_tables
-from llamafarm_ray.workflows.optimize import MAX_TRIALS
+from llamafarm_ray.workflows.deployments.optimize import MAX_TRIALS
 
 TABLE = read_devices()
 PLAIN = Form("llama", "", False, 8_000_000_000, 16_000_000_000, 131_072)

@@ -12,8 +12,8 @@ from fake_gateway import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_er
 
 from llamafarm_ray.client import select_model_async
 from llamafarm_ray.config import Limits
-from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 from llamafarm_ray.serving.selection.latencies import Latencies

@@ -4,8 +4,8 @@ import pytest
 from download_sources import MODEL, QUICK
 from file_server import file_server, hub_server
 
-from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads, Report
+from llamafarm_ray.storage.node_cache.cache import Cache
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from model_files import gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, InputError, NotFoundError
 from llamafarm_ray.storage.downloads.downloads import Downloads
-from llamafarm_ray.storage.downloads.sources import parse_source
+from llamafarm_ray.storage.downloads.providers.sources import parse_source
 
 
 @pytest.fixture

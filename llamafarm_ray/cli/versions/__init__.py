@@ -1,0 +1,1 @@
+"""Verbs that work on registered versions and aliases."""

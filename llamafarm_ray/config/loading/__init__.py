@@ -1,0 +1,1 @@
+"""Load a configuration: files, overrides and the report of mistakes."""

@@ -1,0 +1,1 @@
+"""The schema of a configuration, a module for each section."""

@@ -1,0 +1,1 @@
+"""Further forms of training rows: with passages, by heart, as keywords and as practice."""

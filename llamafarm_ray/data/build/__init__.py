@@ -1,0 +1,1 @@
+"""The build of a dataset: gather, check and assemble examples."""

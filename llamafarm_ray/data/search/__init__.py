@@ -1,0 +1,1 @@
+"""Passages for a question, by words and by meaning."""

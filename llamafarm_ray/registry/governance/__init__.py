@@ -1,0 +1,1 @@
+"""Roles, tokens, quotas and the policies of aliases."""

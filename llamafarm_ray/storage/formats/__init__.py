@@ -1,0 +1,1 @@
+"""Headers of model files, read and checked without the tensors."""

@@ -1,0 +1,1 @@
+"""The node-local cache of blobs and unpacked versions, and its eviction."""

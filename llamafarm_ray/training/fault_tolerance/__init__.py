@@ -1,0 +1,1 @@
+"""The driver's channel, signs of life, preemption, retries, resumed and forked runs."""

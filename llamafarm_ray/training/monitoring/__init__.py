@@ -1,0 +1,1 @@
+"""Observers of a run: trackers, alerts, history, meters and the report."""

@@ -1,0 +1,1 @@
+"""Every check and choice of a run before a worker starts."""

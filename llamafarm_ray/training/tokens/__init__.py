@@ -1,0 +1,1 @@
+"""Tokens of a dataset: made on Ray Data, stored as shards and streamed to workers."""

@@ -1,0 +1,1 @@
+"""Ray for the time of a command, and checks of a cluster."""

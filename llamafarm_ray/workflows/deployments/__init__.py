@@ -1,0 +1,1 @@
+"""Deploy, watch and change what serves."""

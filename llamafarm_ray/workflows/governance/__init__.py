@@ -1,0 +1,1 @@
+"""The audit trail, policies, principals and quotas."""

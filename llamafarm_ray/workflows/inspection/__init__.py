@@ -1,0 +1,1 @@
+"""Facts of models, read before the models are used."""

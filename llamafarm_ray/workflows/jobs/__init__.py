@@ -1,0 +1,1 @@
+"""Verbs as Ray jobs: packaged, sent and followed."""

@@ -1,0 +1,1 @@
+"""Models from models: download, convert, quantize, merge and combine."""

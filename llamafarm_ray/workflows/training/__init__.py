@@ -1,0 +1,1 @@
+"""Fine-tune a base model, and estimate a run."""

@@ -1,0 +1,1 @@
+"""Registered versions: register, list, compare and describe."""

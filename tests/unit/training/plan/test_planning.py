@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.models.loading import inspect_architecture
+from llamafarm_ray.training.checkpoints import RunState, StoredCheckpoint
+from llamafarm_ray.training.methods.auto import Hardware
+from llamafarm_ray.training.plan.choosing import choose
+from llamafarm_ray.training.plan.job import RunFolder
+from llamafarm_ray.training.plan.learning_rate import choose_learning_rate
+from llamafarm_ray.training.plan.planning import _checkpoint_uri
+from llamafarm_ray.training.plan.resources import WorkerResources
+from llamafarm_ray.training.schedule import Schedule
+from llamafarm_ray.training.worker import _Run
+
+
+def test_checkpoints_lie_in_the_run_s_folder_unless_a_place_is_named(tmp_path):
+    assert _checkpoint_uri(None, RunFolder(tmp_path / ".out.run"), "f" * 64) == str(tmp_path / ".out.run")
+
+
+def test_a_relative_place_is_absolute_for_workers_with_other_current_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = _checkpoint_uri("here", RunFolder(Path("/runs/.out.run")), "f" * 64)
+    assert found.startswith(f"{tmp_path}/here/out.run-")
+
+
+def test_two_outputs_and_two_fingerprints_have_places_of_their_own():
+    places = {
+        _checkpoint_uri("s3://bucket/runs/", RunFolder(Path(folder, ".out.run")), fingerprint * 64)
+        for folder in ("/a", "/b")
+        for fingerprint in "fg"
+    }
+    assert len(places) == 4
+    assert all(place.startswith("s3://bucket/runs/out.run-") for place in places)
+
+
+@pytest.mark.parametrize(("method", "expected"), [("lora", "deepspeed_zero3"), ("qlora", "deepspeed_zero2")])
+def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model, method, expected):
+    config = parse_config({"fine_tuning": {"method": method, "distributed": {"offload": "cpu"}}})
+    reasons = []
+    chosen = choose(
+        config,
+        hardware=Hardware(num_cpus=4),
+        workers=WorkerResources(1, 1.0, use_gpu=False),
+        architecture=inspect_architecture(base_model),
+        num_rows=10,
+        passes=1,
+        max_length=64,
+        reasons=reasons,
+    )
+    assert chosen.strategy == expected
+    assert any("offload is set" in reason for reason in reasons)
+
+
+def test_epochs_batches_and_rate_are_decided_and_told(base_model):
+    reasons = []
+    architecture = inspect_architecture(base_model)
+    chosen = choose(
+        parse_config({"fine_tuning": {"method": "lora"}}),
+        hardware=Hardware(num_cpus=4),
+        workers=WorkerResources(1, 1.0, use_gpu=False),
+        architecture=architecture,
+        num_rows=500,
+        passes=4,
+        max_length=64,
+        reasons=reasons,
+    )
+    rate = choose_learning_rate("auto", method="lora", objective="sft", hidden_size=architecture.hidden_size)
+    assert (chosen.training.epochs, chosen.training.batch_size, chosen.training.learning_rate) == (1.0, 2, rate)
+    assert Schedule.of(chosen.training, 100).peak == rate
+    told = " ".join(reasons)
+    assert "Epochs are 1: the dataset is written in 4 passes over its questions." in told
+    assert "A batch is 2 rows, for a run of 1 x 500 rows." in told
+
+
+@pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])
+def test_the_config_says_whether_weights_are_kept_in_16_bits(base_model, tmp_path, dtype, is_half):
+    config = json.loads((base_model / "config.json").read_text()) | {"dtype": dtype}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert inspect_architecture(tmp_path).is_half is is_half
+
+
+class _Store:
+    def __init__(self, damaged):
+        self.damaged, self.loaded = damaged, []
+
+    def by_loss(self, _strategy):
+        return [StoredCheckpoint(f"step-{step}", step, float(step), {}, {}) for step in (1, 2, 3)]
+
+    def load_weights(self, _strategy, stored):
+        if stored.step in self.damaged:
+            raise IntegrityError(f"The checkpoint {stored.name} can't be read.")
+        self.loaded.append(stored.step)
+
+
+@pytest.mark.parametrize(("damaged", "loaded", "loss"), [((), [1], 1.0), ((1, 2), [3], 3.0), ((1, 2, 3), [], None)])
+def test_damaged_best_weights_give_way_to_the_next_best_and_to_those_there_are(damaged, loaded, loss):
+    run = _Run.__new__(_Run)
+    run._store, run._strategy = _Store(damaged), None
+    assert run._take_best(RunState(step=4, validation=[(1, 1.0), (4, 5.0)])) == loss
+    assert run._store.loaded == loaded
