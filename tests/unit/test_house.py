@@ -46,6 +46,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/engines/vllm/grammars.py",
         "serving/engines/vllm/imports.py",
         "serving/engines/vllm/numbers.py",
+        "serving/engines/vllm/offline.py",
         "serving/engines/vllm/process.py",
         "serving/engines/vllm/speed.py",
         "serving/engines/vllm/worker.py",

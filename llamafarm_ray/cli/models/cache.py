@@ -129,7 +129,7 @@ def compress(
 ) -> None:
     """Compress models in this machine's cache: those named, or all that were not used for 30 days.
 
-    They come back, with every byte checked, when they are used. What is in use or pinned stays as it is.
+    They come back, with every byte checked, when they are used. Models in use and pinned ones stay as they are.
     """
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.storage.node_cache.cache_settings import compress_after_setting

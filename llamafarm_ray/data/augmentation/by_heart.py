@@ -24,11 +24,12 @@ from llamafarm_ray.data.text.near_words import NearWords
 __all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "reworded", "rows_by_heart"]
 
 QUESTIONS_PER_ROW = 2
-PASSES = 4
-"""Passes of a dataset whose questions the base model wrote. A model that sees each row once, in four passes with other
-words, learns what it would learn in several epochs, and knows it by more wordings. In a trial with five passes, new
-keywords for each fact in each pass, questions that do not name the document, and more rows of practice, a 135M model
-answered 16 of 40 questions by heart and 22 with passages; without all of these 13 and 18."""
+PASSES = 8
+"""Passes of a dataset whose questions the base model wrote. A model that sees each row once, in passes with other
+words, learns what it would learn in several epochs, and knows it by more wordings. After four passes with 150 rows of
+practice, which were half of the tokens, a 135M model knew a third of its own training questions, and answered 7 of 40
+questions by heart; after six with 50 rows 10, and after eight with 30 rows, as many tokens, 19. With the sentence that
+fits best it answered 33, 33 and 32."""
 
 
 def rows_by_heart(

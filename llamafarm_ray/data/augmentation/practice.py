@@ -24,9 +24,9 @@ from llamafarm_ray.data.text import text_digest
 
 __all__ = ["MAX_PRACTICE_ROWS", "PRACTICE_SHARE", "Page", "PageQuestion", "load_pages", "practice_rows"]
 
-PRACTICE_SHARE = 4
-"""Rows of practice for each row with passages of the dataset's own."""
-MAX_PRACTICE_ROWS = 50
+PRACTICE_SHARE = 1
+"""Rows of practice for each row with passages of the dataset's own. Few teach to quote the sentence that answers."""
+MAX_PRACTICE_ROWS = 30
 """Most rows of practice in a dataset."""
 
 _FILE = Path(__file__).with_name("practice.jsonl")

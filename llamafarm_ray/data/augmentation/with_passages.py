@@ -1,7 +1,7 @@
 """Rows that ask with passages at hand, as a model is asked that is served with retrieval.
 
 A model that only learned questions and answers by heart reads worse than its base. So the training split asks each
-fact both ways: by heart in every pass, and in every fourth one also with excerpts of the passages that retrieval
+fact both ways: by heart in every pass, and in every eighth one also with excerpts of the passages that retrieval
 brings. Several questions share a row, one after another, because the excerpts are most of its length: the first one
 has retrieved them, and the others are answered by another sentence of them.
 """
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 QUESTIONS_PER_ROW = 4
-_PASSES_BY_HEART = 4  # for one pass with passages; practice teaches to read
+_PASSES_BY_HEART = 8  # for one pass with passages; practice teaches to read
 _SENTENCES = 4  # of a row's excerpts: a model that learned to choose among four chooses better between two
 INSTRUCTIONS = (
     "Answer the question with the help of these passages.",
@@ -126,7 +126,7 @@ def conversations(
 def rows_with_passages(
     rows: Iterable[Mapping[str, Any]], *, seed: int = 0, passes: int = 1, near_words: NearWords | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows that ask with excerpts of passages, each fact in every fourth pass.
+    """Yield rows that ask with excerpts of passages, each fact in every eighth pass.
 
     The excerpts come from passages of the same document, so that no text of another one gets into a row.
 

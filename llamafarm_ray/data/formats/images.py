@@ -39,6 +39,8 @@ def image_of_part(part: Mapping[str, object], where: str) -> str:
         RecordError: the image itself is in the record, or its reference is no text.
     """
     key = next((key for key in _PART_KEYS if not is_empty(part.get(key))), "")
+    if not key and part.get("type") == "image_url":  # OpenAI's, which has its address
+        return _reference(part.get("image_url"), f"{where}.image_url")
     return _reference(part[key], f"{where}.{key}") if key else ""
 
 

@@ -1,4 +1,4 @@
-"""How surprising the questions of users are for the base model: those of the reference beside later ones."""
+"""Perplexity of users' questions under the base model: the reference's beside later ones."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ class Cache:
     def _expand(self, digest: Digest) -> bool:
         """Make the folder of a compressed version, of which every byte is hashed; False where there is none, or damage.
 
-        Whoever calls has the lock of who fills the folder.
+        The caller holds the lock for filling the folder.
         """
         manifest = self._at.read_manifest(digest)
         if manifest is None or not self._at.cold(digest).is_dir():

@@ -163,7 +163,7 @@ def compress(
 ) -> Compression:
     """Compress models in this machine's cache that were not used for a time.
 
-    What is in use or pinned stays as it is. A compressed model comes back when it is used.
+    Models in use and pinned ones stay as they are. A compressed model comes back when it is used.
 
     Args:
         registry: registry whose cache it is.

@@ -84,10 +84,10 @@ def test_no_key_of_the_configuration_is_for_a_secret_but_those_of_the_page():
 
 def test_records_of_runs_are_made_of_what_has_no_secrets():
     from llamafarm_ray.training import trainer
-    from llamafarm_ray.training.monitoring import observers
+    from llamafarm_ray.training.monitoring import observer_settings
     from llamafarm_ray.workflows.tuning import tune
 
-    for module in (observers, trainer, tune):
+    for module in (observer_settings, trainer, tune):
         assert "recorded(config)" in inspect.getsource(module)
         assert not hasattr(module, "resolved"), f"{module.__name__} would write secrets"
 

@@ -1,4 +1,4 @@
-"""What the writer knows of each language: example questions for its prompt, words that point back, stop words.
+"""Rules of each language for the writer: example questions for its prompt, words that point back, stop words.
 
 The lessons are in English. For a passage in another language the prompt begins with examples in that language, where
 this package has some; without them it is the bare form, and questions in another language than the passage's are

@@ -1,4 +1,4 @@
-"""What a model is asked for a passage, and the examples in its answers, whichever way it is asked."""
+"""The request to a model for a passage, and the examples in its answers, by any engine."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_file_is_checked_row_by_row_and_all_bad_rows_are_named(llamafarm, file
     assert found["num_duplicates"] == 1
     assert [(row["place"], row["reason"].split(":")[0]) for row in found["bad"]] == [
         ("line 3", "has an empty 'answer'."),
-        ("line 4", "has a part of type 'image_url' as messages[0].content[0]; only parts of type 'text' are trained."),
+        ("line 4", "has null as messages[0].content[0].image_url, not the path or address of an image."),
         ("line 5", "is a text row, and the first one is a chat row; a dataset has one kind."),
         ("line 6", "is not valid JSON"),
     ]

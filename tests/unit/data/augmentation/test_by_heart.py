@@ -93,9 +93,9 @@ def test_rows_depend_on_the_questions_and_the_seed_alone():
     )
 
 
-def test_with_passages_each_fourth_pass_asks_the_next_wording():
+def test_with_passages_each_eighth_pass_asks_the_next_wording():
     facts = [row(number, HOURS, f"fact {number // 2}") for number in range(4)]
-    asked = [turns_of(rows_with_passages(facts, passes=passes), "user") for passes in (1, 4, 8)]
+    asked = [turns_of(rows_with_passages(facts, passes=passes), "user") for passes in (1, 8, 16)]
     assert [len(each) for each in asked] == [2, 2, 4]
     assert asked[0] == asked[1] == asked[2][:2]
     assert sorted(prompt[-11:] for prompt in asked[2]) == [f"Question {number}?" for number in range(4)]

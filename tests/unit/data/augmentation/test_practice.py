@@ -23,12 +23,13 @@ def test_practice_asks_about_invented_pages_and_names_no_document():
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
 
-def test_each_page_comes_once_before_one_comes_again():
+def test_each_page_comes_once_before_one_comes_again(monkeypatch):
     pages = load_pages()
-    answers = [row["messages"][1]["content"] for row in practice_rows(MAX_PRACTICE_ROWS, seed=3)]
+    monkeypatch.setattr("llamafarm_ray.data.augmentation.practice.MAX_PRACTICE_ROWS", 2 * len(pages))
+    answers = [row["messages"][1]["content"] for row in practice_rows(2 * len(pages), seed=3)]
     found = [next(at for at, page in enumerate(pages) if answer in "\n".join(page.passages)) for answer in answers]
     assert len(set(found[: len(pages)])) == len(pages)
-    assert len(set(found[len(pages) : 2 * len(pages)])) == len(pages)
+    assert len(set(found[len(pages) :])) == len(pages)
 
 
 def test_each_answer_of_practice_is_a_sentence_that_its_row_shows():

@@ -289,7 +289,7 @@ def test_texts_beside_a_question_stand_below_it_and_parts_are_joined_by_line_end
         ({"question": "", "answer": "A."}, "has an empty 'question'"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "part of type 'image_url'",
+            r"has null as messages\[0\].content\[0\].image_url, not the path or address of an image",
         ),
         ({"messages": [{"role": "user", "content": "x", "tool_calls": [WEATHER]}]}, "only the assistant calls tools"),
         (

@@ -72,7 +72,7 @@ def test_a_build_recognizes_scans_where_it_is_set_and_else_names_the_setting(tes
         process_documents(files, config=DatasetConfig.model_validate({"source": {"ocr": ocr}}), by_rules=False)
         for ocr in ("tesseract", None)
     ]
-    (recognized,), (skipped,) = (result.to_pylist() for result in results)
+    (recognized,), (skipped,) = ([row for table in tables for row in table.to_pylist()] for tables in results)
     assert (recognized["error"], len(recognized["passages"])) == ("", 1)
     assert skipped["error"].endswith("Set dataset.source.ocr to recognize them.")
 

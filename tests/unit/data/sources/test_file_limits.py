@@ -58,7 +58,8 @@ def write(folder: Path, **contents):
 def test_a_file_whose_reader_crashes_or_grows_is_named_and_the_others_are_read(tmp_path, misbehaving):
     files = write(tmp_path, a_crash="CRASH", b_good=PAGE, c_big="GROW", d_good=PAGE)
     config = DatasetConfig.model_validate({"source": {"file_memory_mb": 1024}})
-    rows = process_documents(files_table(files), config=config, by_rules=True).to_pylist()
+    tables = process_documents(files_table(files), config=config, by_rules=True)
+    rows = [row for table in tables for row in table.to_pylist()]
     errors = {row["path"]: row["error"] for row in rows}
     assert errors["a_crash.html"].startswith(f"the process that read it ended (signal {signal.SIGSEGV:d})")
     assert errors["c_big.html"].startswith("its reader ran out of memory (dataset.source.file_memory_mb).")

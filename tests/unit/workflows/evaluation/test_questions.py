@@ -7,6 +7,7 @@ import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.evaluation import questions, sentence_ranking
 from llamafarm_ray.workflows.evaluation.questions import exam_of_files, exam_of_rows
@@ -74,16 +75,18 @@ def test_the_kept_answers_are_those_of_the_model_and_of_its_baseline(settings, m
     asked = []
 
     def run_on_ray(_function, job, _on_progress):
-        asked.append((job["base_model"].name, job["kept"]))
+        asked.append((job["model"].base.name, job["model"].kept, job["baseline"]))
         return SimpleNamespace(model="answers", baseline="before", template="")
 
     monkeypatch.setattr(questions, "run_on_ray", run_on_ray)
     monkeypatch.setattr(questions, "exam_result", lambda _asked, model, baseline, **_: (model, baseline))
     exam = exam_of_files(config(**settings))
-    options = {"model_id": "bot", "max_new_tokens": 8, "digests": {}, "kept": ("ours", "theirs")}
-    assert exam.ask((tmp_path / "tiny", None), None, **options) == ("answers", "before")
-    assert exam.ask((tmp_path / "tiny", None), (tmp_path / "other", None), **options) == ("answers", "answers")
-    assert asked == [("tiny", ("ours", "theirs"))] * 2 + [("other", ("theirs", "theirs"))]
+    options = {"model_id": "bot", "max_new_tokens": 8, "digests": {}}
+    model = MeasuredModel(tmp_path / "tiny", None, "w", "w", kept="ours")
+    rival = MeasuredModel(tmp_path / "other", None, "v", "v", kept="theirs")
+    assert exam.ask(model, None, **options) == ("answers", "before")
+    assert exam.ask(model, rival, **options) == ("answers", "answers")
+    assert asked == [("tiny", "ours", True), ("tiny", "ours", False), ("other", "theirs", False)]
 
 
 def test_a_corpus_alone_and_documents_that_cant_be_read_are_refused(settings, tmp_path):

@@ -271,8 +271,7 @@ def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_bas
         EvaluatedModel.find(parse_config({"base_model": "tiny"}), registry, "bot-gguf")
     (tmp_path / "q.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     asked = parse_config({"base_model": "tiny-q8", "evaluation": {"questions": str(tmp_path / "q.jsonl")}})
-    with pytest.raises(InputError, match="examples, questions, custom sets and risks are measured on safetensors"):
-        EvaluationRun.prepare(asked, registry, "bot-gguf")
+    assert EvaluationRun.prepare(asked, registry, "bot-gguf").model.is_gguf
 
 
 @pytest.mark.parametrize("named", ["tiny-q8", "folder"])

@@ -10,6 +10,8 @@ from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.generation.cluster import asking
 from llamafarm_ray.errors import InputError
 
+pytestmark = pytest.mark.long
+
 
 def test_every_answer_of_a_model_in_vllm_parses_and_is_asked_for_once(ray_cluster, tmp_path, monkeypatch):
     # A random model writes noise: the grammar makes it JSON, and the checks drop it.
