@@ -5,8 +5,8 @@ are JSON in the column ``extra``::
 
     chat         messages                                   extra: the row's turns with tool calls and marks, its tools
     text         the text as a user turn
-    preference   the prompt, and the chosen answer          extra: {"rejected": "..."}
-    judgement    the conversation with its judged answer    extra: {"label": true}
+    preference   the prompt, and the chosen answer          extra: {"rejected": "..."}, and turns with images
+    judgement    the conversation with its judged answer    extra: {"label": true}, and turns with images
     match        the anchor, and the positive as an answer  extra: {"negatives": ["..."]}
 """
 
@@ -51,13 +51,14 @@ def row_of_kind(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if kind == "chat":
         return {**{name: row[name] for name in ROW_SCHEMA.names}, **extra}
     messages = [Message.of(turn) for turn in row["messages"]]
+    turns = [Message.of(turn) for turn in extra.get("turns", ())]
     match kind:
         case "text":
             made = text_row(messages[-1].content)
         case "preference":
-            made = preference_row(messages[:-1], messages[-1].content, extra["rejected"])
+            made = preference_row(turns or messages[:-1], messages[-1].content, extra["rejected"])
         case "judgement":
-            made = judgement_row(messages, label=extra["label"])
+            made = judgement_row(turns or messages, label=extra["label"])
         case _:
             made = match_row(messages[0].content, messages[-1].content, extra.get("negatives", ()))
     return {**made, **{name: row.get(name) for name in _OF_BUILD}}
@@ -76,9 +77,15 @@ def messages_of_row(row: Mapping[str, Any], kind: str) -> tuple[tuple[Message, .
         case "text":
             return (Message("user", row["text"]),), ""
         case "preference":
-            return (*messages, Message("assistant", row["chosen"])), json.dumps({"rejected": row["rejected"]})
+            extra = {"rejected": row["rejected"], **_marked(turns)}
+            return (*messages, Message("assistant", row["chosen"])), json.dumps(extra)
         case "judgement":
-            return messages, json.dumps({"label": row["label"]})
+            return messages, json.dumps({"label": row["label"], **_marked(turns)})
         case _:
             pair = (Message("user", row["anchor"]), Message("assistant", row["positive"]))
             return pair, json.dumps({"negatives": list(row["negatives"])})
+
+
+def _marked(turns: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Return the turns for ``extra`` if they have more than role and content, such as images."""
+    return {"turns": list(turns)} if any(turn.keys() - {"role", "content"} for turn in turns) else {}

@@ -215,7 +215,7 @@ class Evaluation(Section):
     )
     sentence_ranker: Literal["auto", "base_model", "vectors"] = Field(
         default="auto",
-        description="What ranks the sentences: the base model, by how likely the question is after each, or vectors of "
+        description="Ranker of the sentences: the base model, by how likely the question is after each, or vectors of "
         "words. auto: the base model if it is in a folder and has 100 MB to 1.5 GB of weights, or more where there "
         "is a GPU.",
     )

@@ -130,7 +130,7 @@ class QaGeneration(Section):
     passes: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
         default="auto",
         description="Passes over the facts in the training split, each in other words; one epoch then covers them all. "
-        "For pairs of the base model; 'auto': 4 there, else 1.",
+        "For pairs of the base model; 'auto': 8 there, else 1.",
     )
     model: str = Field(
         default="auto",

@@ -11,9 +11,15 @@ from llamafarm_ray.types import Digest
 __all__ = ["code_digest", "weights_digest"]
 
 _SCORING = (
-    "data/search/corpus.py",
-    "data/search/retrieval.py",
     "data/augmentation/with_passages.py",
+    "data/generation/base_model/likelihood.py",
+    "data/generation/base_model/ranking.py",
+    "data/generation/base_model/student.py",
+    "data/generation/base_model/study.py",
+    "data/generation/base_model/texts.py",
+    "data/search/corpus.py",
+    "data/search/excerpts.py",
+    "data/search/retrieval.py",
     "evaluation/answering.py",
     "evaluation/custom",
     "evaluation/engines",
@@ -29,6 +35,7 @@ _SCORING = (
     "models/chat.py",
     "text",
     "workflows/evaluation/gguf_engine.py",
+    "workflows/evaluation/sentence_ranking.py",
     "workflows/evaluation/vllm_engine.py",
 )
 

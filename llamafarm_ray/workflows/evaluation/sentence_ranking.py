@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from llamafarm_ray.capacity import total
 from llamafarm_ray.config import Evaluation
-from llamafarm_ray.data.augmentation.lessons import LESSONS_VERSION
 from llamafarm_ray.data.augmentation.with_passages import ask_with_passages
 from llamafarm_ray.data.generation import why_it_cannot_write
 from llamafarm_ray.data.generation.base_model.ranking import LikelihoodJob
-from llamafarm_ray.data.generation.base_model.settings import Sampling, Study, files_of_weights
 from llamafarm_ray.data.search.excerpts import NUM_LIKELIEST
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.rag.exam import RETRIEVED, AskedQuestion
@@ -63,13 +61,14 @@ def ranked_by_base_model(
     if settings.sentence_ranker == "auto" and why_it_cannot_write(str(base), has_gpu=total("GPU") >= 1):
         return exam
     num_sentences = NUM_LIKELIEST if settings.retrieved_sentences == "auto" else settings.retrieved_sentences
-    prompts = iter(_prompts(asked, num_sentences, base, home, on_progress))
+    prompts = _prompts(asked, num_sentences, base, home, on_progress)
+    left = iter(prompts)
     ranked = [
-        replace(one, prompts={**one.prompts, RETRIEVED: next(prompts)}) if one.passages.get(RETRIEVED) else one
+        replace(one, prompts={**one.prompts, RETRIEVED: next(left)}) if one.passages.get(RETRIEVED) else one
         for one in exam.asked
     ]
-    said = [exam.settings[RETRIEVED], LESSONS_VERSION, files_of_weights(base), asdict(Study()), asdict(Sampling())]
-    digest = Digest.of(json.dumps([*said, num_sentences]).encode())
+    # The prompts themselves: the same base model in another folder asks the same.
+    digest = Digest.of(json.dumps([exam.settings[RETRIEVED], prompts]).encode())
     return replace(exam, asked=ranked, settings={**exam.settings, RETRIEVED: digest})
 
 

@@ -108,8 +108,11 @@ def test_preferences_and_judgements_keep_the_images_of_their_prompt():
         {"prompt": "<image>Which?", "chosen": "A.", "rejected": "B."},
         {"conversations": SAID, "label": True},
     ):
-        _, (row,) = parse_row({**record, "images": ["a.png"]})
+        kind, (row,) = parse_row({**record, "images": ["a.png"]})
         assert row["messages"][0]["images"] == ["a.png"]
+        whole = {**row, "document": "a.jsonl", "document_digest": f"sha256:{64 * '0'}", "passage": ""}
+        ((example, _),) = checked_examples(whole, kind, DatasetConfig(), Ledger())
+        assert row_of_kind(example.build_row(0), kind)["messages"] == row["messages"]
 
 
 def test_examples_of_a_build_keep_them():

@@ -31,9 +31,9 @@ _ENGLISH_POINTERS = (
 )
 _POINTERS = {
     "en": _ENGLISH_POINTERS,
-    "de": r"(?:er|sie|es|dies\w*|jene\w*|dort|dann|danach|deshalb|dadurch|sein\w*|ihr\w*|beide\w*)\b",
+    "de": r"(?:er|sie|es|dies(?:e[mnrs]?)?|jene\w*|dort|dann|danach|deshalb|dadurch|sein\w*|ihr\w*|beide\w*)\b",
     "fr": r"(?:il|elle|ils|elles|cela|ceci|ce|cette|ces|celui-ci|celle-ci|son|sa|ses|leurs?|ensuite|puis|là)\b",
-    "es": r"(?:él|ella|ellos|ellas|est[aeo]s?|es[aeo]s?|su|sus|allí|luego|después|ambos|ambas|tiene|mide|fue|lo|la)\b",
+    "es": r"(?:él|ella|ellos|ellas|est[aeo]s?|es[aeo]s?|su|sus|allí|luego|después|ambos|ambas|tiene|mide|fue)\b",
     "zh": r"(?:它|他|她|这|那|其|此|该|之后|然后)",
     "ja": r"(?:それ|これ|その|この|彼|そこ|ここ|あの|その後)",
 }

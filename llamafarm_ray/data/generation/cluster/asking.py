@@ -75,7 +75,10 @@ class ClusterAsker:
         if not missing:
             return
         start = time.perf_counter()
-        for key, answer in self._new({key: requests[indices[0]] for key, indices in missing.items()}):
+        is_whole = sum(map(len, missing.values())) == len(requests)
+        for key, answer in self._new(
+            {key: requests[indices[0]] for key, indices in missing.items()}, is_whole=is_whole
+        ):
             for index in missing[key]:
                 result = answer if isinstance(answer, RefusedError) else _read(answer, requests[index])
                 if isinstance(answer, Answer) and not isinstance(result, BadAnswerError):
@@ -84,7 +87,15 @@ class ClusterAsker:
         seconds = time.perf_counter() - start
         self._on_use(DeviceUse(self._plan.num_devices * seconds, on_gpu=self._plan.num_gpus > 0))
 
-    def _new(self, missing: dict[str, ClusterRequest[T]]) -> Iterator[tuple[str, Answer | RefusedError]]:
+    def _new(
+        self, missing: dict[str, ClusterRequest[T]], *, is_whole: bool
+    ) -> Iterator[tuple[str, Answer | RefusedError]]:
+        """Yield answers to requests by key.
+
+        Args:
+            missing: the requests.
+            is_whole: True if nothing was answered before, so that an engine that refuses all of them is of no use.
+        """
         quiet_libraries()
         tokenizer = load_tokenizer(self._plan.folder)
         keys = list(missing)
@@ -95,7 +106,7 @@ class ClusterAsker:
         num_refused = 0
         for index, answer in self._engine(self._plan, prompts):
             num_refused += isinstance(answer, RefusedError)
-            if num_refused == len(keys):
+            if is_whole and num_refused == len(keys):
                 raise InputError(
                     f"vLLM with {str(self._plan.folder)!r} refuses all requests; the last one: {answer}",
                     hint="Look at qa_generation.vllm.max_model_len and engine_kwargs.",

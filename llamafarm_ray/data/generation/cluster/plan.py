@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,4 +81,6 @@ class VllmPlan:
     @property
     def num_devices(self) -> float:
         """Devices of all engines."""
-        return self.replicas * (self.num_gpus or self.num_cpus)
+        parts = [self.engine_kwargs.get(f"{kind}_parallel_size") for kind in ("tensor", "pipeline")]
+        gpus = self.num_gpus * math.prod(int(part) for part in parts if part)
+        return self.replicas * (gpus or self.num_cpus)

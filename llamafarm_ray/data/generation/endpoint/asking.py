@@ -36,6 +36,7 @@ class Asker:
         self.terms = terms
         self._cache = cache
         self._batches = batches
+        self._is_answered = False
 
     def ask_all(
         self, requests: Sequence[Request], readers: Sequence[Callable[[str], T]]
@@ -48,7 +49,7 @@ class Asker:
                 has another form.
 
         Raises:
-            InputError: the server refuses all requests; see `Client.ask` for other errors.
+            InputError: the server refuses all requests, and answered none before; see `Client.ask` for other errors.
         """
         return asyncio.run(self._ask_all(requests, readers))
 
@@ -68,8 +69,9 @@ class Asker:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
         refusals = [result for result in results if isinstance(result, RefusedError)]
-        if refusals and len(refusals) == len(results):
-            raise InputError(f"The endpoint {self.terms.base_url} refuses the requests for pairs ({refusals[0]}).")
+        self._is_answered = self._is_answered or len(refusals) < len(results)
+        if refusals and not self._is_answered:
+            raise InputError(f"The endpoint {self.terms.base_url} refuses all requests ({refusals[0]}).")
         return list(results)
 
     async def _ask_in_batches(

@@ -105,6 +105,14 @@ def test_an_engine_that_refuses_everything_stops_the_build_with_its_reason(plan)
         write(plan, [[passage(1), passage(2)]], Engine(plan, dict.fromkeys("12", RefusedError("too long"))))
 
 
+def test_a_refusal_beside_stored_answers_stops_no_build(plan):
+    batches, refused = [[passage(1), passage(2)]], {"2": RefusedError("too long")}
+    written = write(plan, batches, Engine(plan, refused))
+    again = Engine(plan, refused)
+    assert questions(write(plan, batches, again)) == questions(written) == [["When does house 1 open?"]]
+    assert again.asked == ["2"]
+
+
 def test_every_list_and_text_of_an_answer_has_a_limit(plan):
     (asked,) = requests_of(passage(1), plan.asking)
     pairs = limited_schema(asked.body, 3)["properties"]["pairs"]

@@ -110,7 +110,7 @@ def test_a_server_that_asks_to_wait_for_an_hour_is_not_waited_for(tmp_path):
         ("401", AccessDeniedError, "does not accept the key"),
         ("404", NotFoundError, "no such model"),
         ("429 insufficient_quota", InputError, "no credit"),
-        ("400", InputError, "refuses the requests"),
+        ("400", InputError, "refuses all requests"),
     ],
 )
 def test_a_failure_that_stays_stops_the_build_at_once(tmp_path, fault, error, told):

@@ -67,6 +67,18 @@ def test_a_row_without_a_verdict_stays_with_a_note(tmp_path):
     assert dict(counts.noted) == {"the judge gave no verdict": 1}
 
 
+def test_a_last_batch_that_the_judge_refuses_stays_with_notes(tmp_path):
+    rows = [row(number, f"At nine, or {number} later.") for number in range(65)]
+
+    def refusal(_attempt, body):
+        return "400" if "or 64 later" in body["messages"][1]["content"] else ""
+
+    with chat_server(answer=verdict, fault=refusal) as server:
+        kept, counts, _ = judged(server, tmp_path, rows)
+    assert kept == list(range(65))
+    assert dict(counts.noted) == {"the judge gave no verdict": 1}
+
+
 def test_a_judge_without_a_server_is_refused_before_any_work():
     quality = QualityControl.model_validate({"judge": {"model": "gpt-4o"}})
     with pytest.raises(InputError, match=r"quality_control\.judge\.model.*gpt-4o"):
