@@ -111,8 +111,8 @@ def test_preferences_and_judgements_keep_the_images_of_their_prompt():
         kind, (row,) = parse_row({**record, "images": ["a.png"]})
         assert row["messages"][0]["images"] == ["a.png"]
         whole = {**row, "document": "a.jsonl", "document_digest": f"sha256:{64 * '0'}", "passage": ""}
-        ((example, _),) = checked_examples(whole, kind, DatasetConfig(), Ledger())
-        assert row_of_kind(example.build_row(0), kind)["messages"] == row["messages"]
+        ((example, _),) = checked_examples(whole, kind.name, DatasetConfig(), Ledger())
+        assert row_of_kind(example.build_row(0), kind.name)["messages"] == row["messages"]
 
 
 def test_examples_of_a_build_keep_them():
