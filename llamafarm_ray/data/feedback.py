@@ -1,4 +1,4 @@
-"""From what users said of answers to rows that a model can learn from."""
+"""Rows to train on, from feedback on answers."""
 
 from __future__ import annotations
 

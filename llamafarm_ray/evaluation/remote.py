@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _COUNT_S: Final = 10.0
-"""How often a task says how long it has had its device."""
+"""Seconds between two reports of the time on a device."""
 
 _before: ContextVar[Callable[[], None] | None] = ContextVar("_before", default=None)
 _on_use: ContextVar[Callable[[DeviceUse], None] | None] = ContextVar("_on_use", default=None)

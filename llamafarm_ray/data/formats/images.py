@@ -1,4 +1,4 @@
-"""Images of conversations, as references: paths or addresses, each with a mark in the text where it stands.
+"""Images of conversations, as references: paths or addresses, each with a mark at its place in the text.
 
 ::
 

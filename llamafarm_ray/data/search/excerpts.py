@@ -70,8 +70,8 @@ class SentenceIndex:
         Args:
             question: the question.
             num_sentences: most sentences to return.
-            likelihoods: for each sentence the log-probability of the question after it, as a model that has learned
-                to ask sees it; None: cosines alone rank.
+            likelihoods: for each sentence the log-probability of the question after it, by a model that has learned
+                to ask; None: cosines alone rank.
         """
         vector = embed([question])[0]
         scores = self._of_sentences @ vector + _PASSAGE_WEIGHT * (self._of_passages @ vector)[self._owners]

@@ -269,7 +269,7 @@ class AdapterPool:
                 await self._unload(adapter, "room")
 
     async def _unload(self, adapter: _Adapter, reason: UnloadReason) -> bool:
-        """Have the engine free an adapter; whether it did. A request for it meanwhile loads it again."""
+        """Have the engine free an adapter, and return True if it did. A request for it meanwhile loads it again."""
         target = adapter.target
         adapter.place = "unloading"
         try:

@@ -1,4 +1,4 @@
-"""JSON schemas with limits, so that answers end, and what is whole in an answer that was cut."""
+"""JSON schemas with limits, so that answers end, and the whole elements of answers that were cut."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Asker:
 
 
 def read_answer(answer: Answer, read: Callable[[str], T]) -> T:
-    """Return what an answer reads as.
+    """Read an answer.
 
     Raises:
         BadAnswerError: it was cut, or has another form.
