@@ -78,7 +78,7 @@ class Asking:
 
     @classmethod
     def of(cls, model: str, qa: QaGeneration, sampling: Sampling) -> Self:
-        """Return the requests for a configuration."""
+        """Return the settings of a configuration."""
         return cls(
             model=model,
             temperature=sampling.temperature,
