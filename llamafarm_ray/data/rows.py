@@ -314,7 +314,7 @@ def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> Dige
 
 
 def digest_line(split: str, row: Mapping[str, object]) -> bytes:
-    """Return the part of a row in the digest of its dataset; the row has (at least) id, document and document_digest."""
+    """Return a row's part in the digest of its dataset; it has (at least) id, document and document_digest."""
     line = f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
     return line.encode("utf-8", "surrogatepass")
 

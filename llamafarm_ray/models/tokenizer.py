@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import transformers
 from transformers import AutoTokenizer
 
@@ -20,8 +21,10 @@ __all__ = ["load_tokenizer", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' notices and progress bars away from the user's terminal."""
+    """Keep notices and progress bars of transformers, and of what it imports, away from the user's terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():  # else DeepSpeed tells on standard output that it chose the CPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for name in ("bitsandbytes", "peft", "accelerate"):

@@ -19,11 +19,25 @@ from llamafarm_ray.registry.fields import DigestText
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["FORMAT", "GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
+__all__ = [
+    "FORMAT",
+    "GENESIS",
+    "STRICT_FORMAT",
+    "Change",
+    "Commit",
+    "CommitLog",
+    "Head",
+    "LostRaceError",
+    "commit_name",
+]
 
-FORMAT = 2
-"""The format of new commits, raised when stricter rules decide what may be committed. From 2 on, approvals belong to a
-principal's token, removals of aliases and steps of rollouts pass the alias's rules, and licences of the base count."""
+FORMAT = 3
+"""The format of new commits, raised when stricter rules decide what may be committed, or when a home holds files that
+older releases don't know: they refuse a log of a newer format, and so remove nothing. From 2 on, approvals belong to a
+principal's token, removals of aliases and steps of rollouts pass the alias's rules, and licences of the base count.
+From 3 on, files may be stored in chunks."""
+STRICT_FORMAT = 2
+"""The first format with the stricter rules."""
 _FOLDER = "log"
 _MAX_READ_AHEAD = 64
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.events import Event
 from llamafarm_ray.registry.governance.access import Action
-from llamafarm_ray.registry.log import FORMAT
+from llamafarm_ray.registry.log import FORMAT, STRICT_FORMAT
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -45,7 +45,7 @@ class Context:
     @property
     def is_strict(self) -> bool:
         """True if the rules of commits of format 2 hold, see :data:`.FORMAT`."""
-        return self.format_version >= FORMAT
+        return self.format_version >= STRICT_FORMAT
 
 
 class Command(ABC):

@@ -86,9 +86,12 @@ def _with_perplexity(
     """Return a version's health with the base's perplexity of its sampled questions, or the trouble with it."""
     if not samples:
         return replace(version, trouble="No questions are sampled: deployment.journal.sample_rate is 0.")
-    end_s = version.health.reference.end_s
+    reference = version.health.reference
+    if not reference.num_requests:
+        return replace(version, trouble="No requests are in the reference yet, so there is nothing to compare with.")
+    times = (reference.start_s, reference.end_s)
     try:
-        return replace(version, perplexity=question_perplexity(config, registry, version.ref, samples, end_s))
+        return replace(version, perplexity=question_perplexity(config, registry, version.ref, samples, times))
     except LlamaFarmError as error:
         return replace(version, trouble=str(error))
 

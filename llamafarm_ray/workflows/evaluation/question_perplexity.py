@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from llamafarm_ray.config import Config
+from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.serving.health.perplexity import QuestionPerplexity, compare_losses
 from llamafarm_ray.serving.journal.samples import LiveSample
-from llamafarm_ray.workflows.evaluation.backend import measured_on
+from llamafarm_ray.workflows.evaluation.backend import check_backend, measured_on
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _MOST: Final = 500
 
 
 def question_perplexity(
-    config: Config, registry: RegistryApi, ref: str, samples: Sequence[LiveSample], reference_end_s: float
+    config: Config, registry: RegistryApi, ref: str, samples: Sequence[LiveSample], reference: tuple[float, float]
 ) -> QuestionPerplexity:
     """Measure the samples' questions in this process, on the base of the version that they were asked.
 
@@ -33,23 +34,34 @@ def question_perplexity(
         registry: registry with the version.
         ref: the version.
         samples: redacted samples of its requests.
-        reference_end_s: end of the reference; earlier questions belong to it.
+        reference: start and end of the reference, seconds since 1970. Questions before its start are left out.
 
     Raises:
-        UserError: the model is unusable.
+        UserError: the model is unusable, or the engine is an endpoint.
         NotFoundError: the registry does not have it.
     """
-    from llamafarm_ray.evaluation.engines.opening import opened  # torch
+    from llamafarm_ray.models.tokenizer import quiet_libraries  # torch
 
-    model = measured_on(config.evaluation, EvaluatedModel.find(config, registry, ref))
+    quiet_libraries()  # before the next import: it brings DeepSpeed, which tells its choice of a device
+    from llamafarm_ray.evaluation.engines.opening import opened
+
+    evaluated = EvaluatedModel.find(config, registry, ref)
+    check_backend(config.evaluation, evaluated, None)
+    model = measured_on(config.evaluation, evaluated)
+    if model.endpoint is not None:
+        raise UnsupportedError(
+            "An endpoint is asked for a version alone, and not for its base.",
+            hint="Set evaluation.backend to transformers, vllm or gguf.",
+        )
     losses: dict[bool, list[float]] = {True: [], False: []}
+    start_s, end_s = reference
     with opened(replace(model, adapter=None)) as engine:
-        chosen = _chosen(samples, reference_end_s)
+        chosen = _chosen([one for one in samples if one.time_s >= start_s], end_s)
         scored = [(one, row) for one in chosen if (row := _scored(engine, one.question)) is not None]
         found = engine.losses([row for _, row in scored], lambda *_: None, "questions")
     for (one, _), loss in zip(scored, found, strict=True):
         if loss.num_bytes:
-            losses[one.time_s <= reference_end_s].append(loss.total / loss.num_bytes)
+            losses[one.time_s <= end_s].append(loss.total / loss.num_bytes)
     return compare_losses(losses[True], losses[False])
 
 

@@ -18,7 +18,7 @@ from llamafarm_ray.registry.commands import (
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, PromotionApproved, RolloutStepped
 from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.registry.history.verify import verify
-from llamafarm_ray.registry.log import GENESIS, commit_name
+from llamafarm_ray.registry.log import FORMAT, GENESIS, commit_name
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, carry_out
 from llamafarm_ray.serving.routing.resolution import resolve, served_models
@@ -227,7 +227,7 @@ def write(root, done, format_version):
 
 def test_what_breaks_these_rules_is_forged(past):
     root, done = past
-    write(root, done, 2)
+    write(root, done, FORMAT)
     assert [problem.partition(": ")[2] for problem in verify(root.home, blobs=False).problems] == [
         "bot:1.1.0 may not become 'production': another principal must approve, and none did.",
         "'dan' may not remove bot@production, which has rules: that takes the role admin for every namespace.",

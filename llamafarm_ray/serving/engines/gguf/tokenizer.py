@@ -112,6 +112,7 @@ class GgufTokenizer:
         tokenize: bool,
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, object]] | None = None,
+        continue_final_message: bool = False,
     ) -> str:
         """The text of a chat, as transformers renders templates.
 
@@ -124,6 +125,7 @@ class GgufTokenizer:
             chat_template=self.chat_template,
             add_generation_prompt=add_generation_prompt,
             tools=list(tools) if tools else None,
+            continue_final_message=continue_final_message,
             **self._special,
         )
         return str(rendered[0])
