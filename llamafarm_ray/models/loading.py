@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
@@ -192,8 +193,9 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         if isinstance(packed, dict) and packed.get("quant_method") == "compressed-tensors":
             packed["dequantize"] = True  # else the first forward pass does it, when adapters are in the layers' place
             _hide_progress_bars()
-        bare = _without_weights(_read_config(folder), task)
-        check_headers(bare, folder, is_packed=packed is not None, without_head=task == "embedding")
+        bare = None if is_deepspeed_zero3_enabled() else _without_weights(_read_config(folder), task)
+        if bare is not None:  # ZeRO-3 would split the bare model too; each of its workers allocates a part alone
+            check_headers(bare, folder, is_packed=packed is not None, without_head=task == "embedding")
         model, report = _MODELS[task].from_pretrained(
             str(folder),
             config=config,
@@ -206,7 +208,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
             output_loading_info=True,
             **options,
         )
-        if "quantization_config" in options and not hasattr(config, "quantization_config"):
+        if bare is not None and "quantization_config" in options and not hasattr(config, "quantization_config"):
             # Transformers compares no shapes then. Of a base that is quantized already, they are those of packed bits.
             report["mismatched_keys"] = other_shapes(folder, bare)
     except torch.OutOfMemoryError:
