@@ -89,6 +89,7 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     settings = {
         "questions": "q",
         "corpus": str(tmp_path / "docs"),
+        "sentence_ranker": "base_model",
         "custom_evaluations": [f"own@{sets['own'].digest[7:19]}"],
         "max_new_tokens": 4,
         "risk": ["fairness", "memorization"],
@@ -96,6 +97,7 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     run = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0")
     result = run.run()
     assert not list((tmp_path / "home" / "evaluation-answers").rglob("*.json")), "kept until it is done"
+    assert list((tmp_path / "home" / "cache" / "generation" / "lessons").glob("*.safetensors")), "the base model ranked"
     asked = ["closed_book", "retrieved", "gold", "own"]
     assert list(result.benchmarks) == [*asked, "general_text"]
     of_set = {**dict.fromkeys(asked[:3], "q"), "own": "own"}

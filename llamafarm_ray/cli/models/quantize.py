@@ -12,6 +12,7 @@ from llamafarm_ray.cli.options import Home, Json, Output, Overwrite, RegisterOrN
 from llamafarm_ray.cli.terminal import facts, number, say, size, stages, table
 
 if TYPE_CHECKING:
+    from llamafarm_ray.registry import RegistryApi
     from llamafarm_ray.workflows.models.quantize import QuantizedModel, Tried
 
 __all__ = ["command"]
@@ -78,8 +79,15 @@ def command(
             measure=measure_speed if speed else None,
             on_stage=progress,
         )
+    _register_and_show(registry, model, made, register, is_front=keep == "front", as_json=as_json)
+
+
+def _register_and_show(
+    registry: RegistryApi, model: str, made: QuantizedModel, register: str | None, *, is_front: bool, as_json: bool
+) -> None:
+    """Register the results if a name is given, those of a front with their schemes in it, and print them."""
     records = {
-        name: register_derived(registry, folder, f"{register}-{name}" if register and keep == "front" else register)
+        name: register_derived(registry, folder, f"{register}-{name}" if register and is_front else register)
         for name, folder in made.folders.items()
     }
     also = [record for name, record in records.items() if record and name != made.scheme]

@@ -29,7 +29,7 @@ from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.split import Split, choose_split
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.writing import target_for
+from llamafarm_ray.data.writing import Target, target_for
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -125,14 +125,19 @@ def build_feedback_dataset(
     rows = _sides(kept, questions, split)
     documents = [DocumentRecord(batch.name, batch.digest, len(batch.records)) for batch in batches if batch.records]
     report = _report(rows, split, ledger, batches, documents, name=name, output=output, seed=seed)
-    report = replace(report, metrics=metrics)
+    return _write(target, rows, replace(report, metrics=metrics), documents), documents
+
+
+def _write(
+    target: Target, rows: Mapping[str, list[Row]], report: BuildReport, documents: list[DocumentRecord]
+) -> BuildReport:
+    """Write the rows of each side with the report, and return it as it was published."""
     with target.open():
         for side, of_side in rows.items():
             if of_side:
                 target.add(side, of_side)
         target.finish(_description(report, documents), report.to_dict(), report_page(report))
-        created = target.publish()
-    return replace(report, created=created), documents
+        return replace(report, created=target.publish())
 
 
 def _sides(kept: Iterable[Row], questions: Mapping[str, str], split: Split) -> dict[str, list[Row]]:

@@ -10,7 +10,7 @@ from tiny_model import make_tiny_model
 from webhook_server import WebhookServer
 
 from llamafarm_ray.cli.main import run
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import Config, parse_config
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.serving.health.versions import health_dict
@@ -155,6 +155,7 @@ def test_questions_that_surprise_the_base_are_told_from_those_of_the_reference(r
     end_s = week()[19].end_s  # of the thousand requests of the reference
     asked = [("Where is the shop?", end_s - number) for number in range(8)]
     asked += [("zxqv zxqv jjkw " * 4, end_s + number) for number in range(1, 9)]
+    asked.append(("Where is it?", week()[0].start_s - 60))  # of an older reference
     samples = [LiveSample("own:1.0.0", at, text, "Here.", 1.0, 2, is_redacted=True) for text, at in asked]
     write_page(registry.home, {"own:1.0.0": week()}, samples=samples)
     home = ["--home", registry.home.uri]
@@ -167,6 +168,10 @@ def test_questions_that_surprise_the_base_are_told_from_those_of_the_reference(r
     assert found["p_value"] < 0.01
     assert run(["models", "health", "own", "--perplexity", *home]) == 0
     assert "8 sampled questions of the reference and 8 later ones" in " ".join(capsys.readouterr().out.split())
+    at_endpoint = parse_config({"evaluation": {"endpoint": {"base_url": "http://127.0.0.1:9/v1"}}})
+    (asked_there,) = check_health(registry, perplexity=at_endpoint)
+    assert asked_there.perplexity is None
+    assert "and not for its base" in asked_there.trouble
 
 
 def test_perplexity_without_samples_or_without_the_base_is_a_sentence(registry):
