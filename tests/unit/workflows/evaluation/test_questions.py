@@ -122,14 +122,18 @@ def test_rows_without_passages_have_no_rag_accuracy():
         exam_of_rows(config(), [row("x?", "y", None)], [])
 
 
-def ranked(settings, base, home, monkeypatch, **evaluation):
-    """Return an exam before and after ranking, and the jobs of the base model, which likes the last sentence best."""
+def ranked(settings, base, home, monkeypatch, *, is_last_likeliest=True, **evaluation):
+    """Return an exam before and after ranking, and the jobs of the base model.
+
+    The question is likeliest after the last sentence, or after the first one.
+    """
     jobs = []
 
     def run(function, settings, _):
         assert function.startswith("llamafarm_ray.data.generation.base_model.likelihood:")
         jobs.append(settings["job"])
-        return [[float(-9 * (len(places) - at)) for at in range(len(places))] for _, places in jobs[-1].asked]
+        rising = [[9.0 * at for at in range(len(places))] for _, places in jobs[-1].asked]
+        return rising if is_last_likeliest else [scores[::-1] for scores in rising]
 
     monkeypatch.setattr(sentence_ranking, "run_on_ray", run)
     monkeypatch.setattr(sentence_ranking, "total", lambda _: 0.0)
@@ -150,8 +154,11 @@ def test_the_base_model_chooses_the_sentence_that_is_shown(settings, tmp_path, m
     assert job.cache == f"{Location(str(tmp_path / 'home')).uri}/cache/generation"
     assert job.asked[0] == ("When was the mill built?", [0, 1, 2])
     assert job.sentences[1] == ("Mill", "The mill was built in 1832.", "It burned down twice.")
-    assert found.settings["retrieved"] != exam.settings["retrieved"]
-    assert found.settings["gold"] == exam.settings["gold"]
+    options = {"is_last_likeliest": False, "sentence_ranker": "base_model"}
+    _, other, _ = ranked(settings, base, tmp_path / "home", monkeypatch, **options)
+    assert other.asked[0].prompts["retrieved"].split("\n\n")[1] == "Mill\nThe mill was built in 1832."
+    assert len({one.settings["retrieved"] for one in (exam, found, other)}) == 3
+    assert found.settings["gold"] == other.settings["gold"] == exam.settings["gold"]
 
 
 def test_vectors_rank_where_the_base_model_is_too_small_or_whole_passages_are_shown(settings, tmp_path, monkeypatch):
