@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from llamafarm_ray.models.folder import NAMED_TEMPLATES, TOKENIZER_FILES, check_
 from llamafarm_ray.models.formats.card import card_of_gguf
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.packed_files import is_packed
-from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.storage.downloads.record import find_licence
 from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.storage.formats.safetensors import read_tensors
@@ -206,8 +205,7 @@ def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, 
 
 def _write_weights(model: PreTrainedModel, output: Path, dtype: torch.dtype) -> None:
     model.to(dtype).config.use_cache = True
-    if not torch.cuda.is_available():  # else DeepSpeed, which transformers imports to save, tells so on standard output
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_libraries()  # saving imports DeepSpeed
     model.save_pretrained(str(output))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.quantize.packing import check_linear, pack_compressed_tensors, pack_nf4
 from llamafarm_ray.models.quantize.quality import Budget
 from llamafarm_ray.models.quantize.schemes import Scheme
-from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -139,8 +138,7 @@ def _packed(
     inputs = measured_inputs(tokenizer, config)
     before = run_model(model, inputs)
     on_stage("quantizing", 0.0)
-    if not torch.cuda.is_available():  # else DeepSpeed, which transformers imports to save, tells so on standard output
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_libraries()  # saving imports DeepSpeed
     samples: list[torch.Tensor] = []
     if scheme.family == "bitsandbytes":
         del model
