@@ -8,6 +8,7 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.generation.cluster import asking
+from llamafarm_ray.data.generation.endpoint.answers import parse_json
 from llamafarm_ray.errors import InputError
 
 pytestmark = pytest.mark.long
@@ -27,7 +28,7 @@ def test_every_answer_of_a_model_in_vllm_parses_and_is_asked_for_once(ray_cluste
     settings = DatasetConfig.model_validate({"preprocessing": {"qa_generation": qa}})
     cache = tmp_path / "cache"
     told = _refused_build(source, tmp_path / "out", settings, base, cache)
-    answers = [json.loads(json.loads(path.read_text())["content"]) for path in cache.rglob("*.json")]
+    answers = [parse_json(json.loads(path.read_text())["content"]) for path in cache.rglob("*.json")]
     assert len(answers) == 3
     assert all(set(pair) == {"questions", "answer"} for answer in answers for pair in answer["pairs"])
 

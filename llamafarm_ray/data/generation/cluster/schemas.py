@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llamafarm_ray.data.generation.endpoint.answers import without_controls
+
 __all__ = ["limited_schema", "whole_items"]
 
 _MOST_TEXTS = 8
@@ -50,9 +52,10 @@ def whole_items(text: str) -> str:
     items: list[object] = []
     at = begun.end() if begun else len(text)
     decoder = json.JSONDecoder()
+    spaced = without_controls(text)
     while at < len(text):
         try:
-            item, at = decoder.raw_decode(text, at)
+            item, at = decoder.raw_decode(spaced, at)
         except ValueError:
             break
         items.append(item)

@@ -26,8 +26,10 @@ __all__ = [
     "parse_answer",
     "parse_json",
     "points_at_passage",
+    "without_controls",
 ]
 
+_CONTROLS = dict.fromkeys(range(0x20), " ")
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _TEXT = r"(?:the|this) (?:text|document|article|section|paragraph|context|author)"
 _POINTING = re.compile(
@@ -52,6 +54,14 @@ class Pair:
     difficulty: str = ""
 
 
+def without_controls(text: str) -> str:
+    """Return JSON with spaces for control characters.
+
+    JSON has none within a text, but vLLM's grammars let a model write them there.
+    """
+    return text.translate(_CONTROLS)
+
+
 def parse_json(text: str) -> object:
     """Read the JSON of an answer; a Markdown fence around it is allowed, nothing else.
 
@@ -60,7 +70,7 @@ def parse_json(text: str) -> object:
     """
     fenced = _FENCED.fullmatch(text)
     try:
-        value: object = json.loads(fenced[1] if fenced else text)
+        value: object = json.loads(without_controls(fenced[1] if fenced else text))
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"It is not JSON ({str(error)[:80]}).") from None
     return value

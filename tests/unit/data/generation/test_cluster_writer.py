@@ -100,6 +100,12 @@ def test_an_answer_of_another_form_is_counted_and_not_stored(plan):
     assert sorted(again.asked) == ["1", "2"]
 
 
+def test_control_characters_that_a_grammar_lets_through_are_spaces(plan):
+    answer = '{"pairs":[{"questions":["When does\x04house 1\nopen?"],"answer":"The house 1 opens at 1:30."}]}'
+    written = write(plan, [[passage(1)]], Engine(plan, {"1": Answer(answer, "stop", 9, 9)}))
+    assert questions(written) == [["When does house 1 open?"]]
+
+
 def test_an_engine_that_refuses_everything_stops_the_build_with_its_reason(plan):
     with pytest.raises(InputError, match=r"refuses all requests.*too long"):
         write(plan, [[passage(1), passage(2)]], Engine(plan, dict.fromkeys("12", RefusedError("too long"))))
@@ -129,6 +135,7 @@ def test_every_list_and_text_of_an_answer_has_a_limit(plan):
         ('{"pairs":[{"answer":"A"},{"answer":"B', '{"pairs": [{"answer": "A"}]}'),
         ('{ "pairs": [ {"answer":"A"} , {"answer":"B"} ,', '{"pairs": [{"answer": "A"}, {"answer": "B"}]}'),
         ('{"pairs":[{"answer":"A', '{"pairs":[{"answer":"A'),
+        ('{"pairs":[{"answer":"A\x04\nB"},{"answer":"C', '{"pairs": [{"answer": "A  B"}]}'),
         ("The house", "The house"),
     ],
 )
