@@ -22,6 +22,9 @@ from llamafarm_ray.training.rows import IGNORED, Row
 
 __all__ = ["Batch", "Layout", "Window", "collate", "windows"]
 
+_MIN_SAVED = 8
+"""Tokens that sharing a prefix must save: one more part costs each layer's attention about as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -31,10 +34,13 @@ class Layout:
         packed: all in one row, one after another without padding, their attention kept apart by `Batch.bounds`
             (see `llamafarm_ray.training.compute.attention`); otherwise a row each, padded on the right.
         pad_id: the token that fills up.
+        shares_prefix: compute the tokens with which all sequences of a packed micro-batch begin once, such as a
+            system prompt, and let every sequence attend to them. Losses and gradients are the same.
     """
 
     packed: bool
     pad_id: int
+    shares_prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,13 @@ class Batch:
         attention_mask: int64, 1 for tokens and 0 for padding; None where packed.
         position_ids: int64, the place of each token in its sequence.
         bounds: int32 of shape (S + 1,): where each sequence begins in a packed row, and where the last one ends; None
-            where padded.
+            where padded. With a shared prefix, of shape (S + 2,): its end comes second, and each sequence's own tokens
+            follow.
         sequences_per_row: number of sequences of each dataset row, in order.
         tags: each dataset row's `Row.tag`.
         num_tokens: tokens without padding.
         longest: tokens of the longest sequence.
+        num_shared: tokens of the prefix that all sequences share, which come first in the row; 0 without one.
     """
 
     input_ids: torch.Tensor
@@ -63,6 +71,18 @@ class Batch:
     tags: tuple[int, ...]
     num_tokens: int
     longest: int
+    num_shared: int = 0
+
+    @property
+    def key_bounds(self) -> torch.Tensor | None:
+        """Bounds of the keys that each part between ``bounds`` attends to, were they one after another.
+
+        Every sequence attends to the shared prefix too, so with one there are more keys than tokens.
+        """
+        if self.bounds is None or not self.num_shared:
+            return self.bounds
+        parts = torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device)
+        return self.bounds + self.num_shared * (parts - 1).clamp(min=0)
 
     @property
     def num_rows(self) -> int:
@@ -158,11 +178,17 @@ def collate(rows: Sequence[Row], layout: Layout) -> Batch:
     lengths = [len(ids) for ids, _ in sequences]
     num_tokens, longest = sum(lengths), max(lengths)
     bounds = attention_mask = None
+    num_shared = _num_shared(sequences) if layout.packed and layout.shares_prefix else 0
     if layout.packed:
-        input_ids = torch.from_numpy(np.concatenate([ids for ids, _ in sequences]).astype(np.int64))[None]
-        labels = torch.from_numpy(np.concatenate([targets for _, targets in sequences]).astype(np.int64))[None]
-        position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
-        bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+        parts = [(ids[num_shared:], targets[num_shared:]) for ids, targets in sequences]
+        if num_shared:
+            ids, targets = sequences[0]
+            parts.insert(0, (ids[:num_shared], targets[:num_shared]))
+        input_ids = torch.from_numpy(np.concatenate([ids for ids, _ in parts]).astype(np.int64))[None]
+        labels = torch.from_numpy(np.concatenate([targets for _, targets in parts]).astype(np.int64))[None]
+        places = [torch.arange(num_shared), *(torch.arange(num_shared, length) for length in lengths)]
+        position_ids = torch.cat(places)[None]
+        bounds = torch.tensor([0, *np.cumsum([len(ids) for ids, _ in parts])], dtype=torch.int32)
     else:
         shape = (len(sequences), longest)
         input_ids, labels = torch.full(shape, layout.pad_id), torch.full(shape, IGNORED)
@@ -182,7 +208,22 @@ def collate(rows: Sequence[Row], layout: Layout) -> Batch:
         tags=tuple(row.tag for row in rows),
         num_tokens=num_tokens if rows else 0,
         longest=longest,
+        num_shared=num_shared,
     )
+
+
+def _num_shared(sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Return the number of tokens that begin all sequences and are trained in none; 0 where little would be saved.
+
+    Each sequence keeps a token before its first trained one, as the logits there are about that.
+    """
+    shared, _ = sequences[0]
+    for ids, labels in sequences:
+        trained = np.flatnonzero(labels != IGNORED)
+        most = min(len(shared), len(ids) - 1, int(trained[0]) - 1 if len(trained) else len(ids))
+        differs = np.flatnonzero(ids[:most] != shared[:most]) if most > 0 else np.array([0])
+        shared = shared[: int(differs[0]) if len(differs) else most]
+    return len(shared) if len(shared) * (len(sequences) - 1) >= _MIN_SAVED else 0
 
 
 def _parts(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:

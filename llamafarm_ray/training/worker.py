@@ -22,6 +22,7 @@ import torch.distributed
 from safetensors import SafetensorError
 
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError, TrainingError
+from llamafarm_ray.models.adapters.fused_lora import use_fused_lora
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.storage import Location
@@ -29,7 +30,6 @@ from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, Window, windows
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.compute.attention import use_packed_attention
-from llamafarm_ray.training.compute.fused_lora import use_fused_lora
 from llamafarm_ray.training.compute.kernels import use_fused_kernels
 from llamafarm_ray.training.fault_tolerance.channel import ProgressReporter
 from llamafarm_ray.training.fault_tolerance.failures import is_lost_worker, worker_error
@@ -127,7 +127,11 @@ class _Run:
         self._place = _find_place(job.distributed.cpus_per_worker)
         self._objective = find_objective(job.objective, job.objective_settings)
         self._method = find_method(job.method)(job.parameters)
-        self._layout = Layout(job.packed, load_tokenizer(job.base_model).pad_token_id)
+        self._layout = Layout(
+            job.packed,
+            load_tokenizer(job.base_model).pad_token_id,
+            shares_prefix=self._place.device.type == "cpu",
+        )
         self._store = CheckpointStore(
             Location(job.checkpoints, is_patient=True),
             fingerprint=job.fingerprint,

@@ -4,6 +4,9 @@ A packed micro-batch is one row of T tokens with the bounds of its sequences (th
 interface, which transformers passes on to attention functions). In half precision on GPUs one FlashAttention kernel
 does all of them; elsewhere each sequence is attended to by itself with torch's fused kernel. So nothing is padded, no
 T x T mask is built, and a sequence's result is the one it has alone.
+
+Where all sequences begin with the same tokens, such as a system prompt, those may come once, before them. The bounds
+of the keys then say that each sequence attends to them and to itself.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
@@ -60,6 +64,9 @@ def packed_attention(
         sliding_window: number of tokens back that a token sees, itself included.
         cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
             transformers' own function does it.
+        cu_seq_lens_k: bounds of the keys that each sequence attends to, as FlashAttention takes them: those of the
+            first sequence and then its own, where the first is a prefix that the others share. None means
+            ``cu_seq_lens_q``.
         max_length_q: tokens of the longest packed sequence.
         kwargs: further arguments of models.
 
@@ -83,15 +90,32 @@ def packed_attention(
     is_causal = bool(getattr(module, "is_causal", True))
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # rotary positions and norms leave fp32 behind
         query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
-    if query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and max_length_q is not None:
+    num_shared = _num_shared(cu_seq_lens_q, cu_seq_lens_k)
+    has_kernel = query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and not num_shared
+    if has_kernel and max_length_q is not None:
         output = _flash_attention(
             query, key, value, cu_seq_lens_q, max_length_q, scaling=scaling, window=sliding_window, is_causal=is_causal
         )
         return output, None
     output = _attention_by_sequence(
-        query, key, value, cu_seq_lens_q, dropout=dropout, scaling=scaling, window=sliding_window, is_causal=is_causal
+        query,
+        key,
+        value,
+        cu_seq_lens_q,
+        num_shared=num_shared,
+        dropout=dropout,
+        scaling=scaling,
+        window=sliding_window,
+        is_causal=is_causal,
     )
     return output, None
+
+
+def _num_shared(bounds: torch.Tensor, key_bounds: torch.Tensor | None) -> int:
+    """Return the number of tokens of the prefix that all sequences attend to; 0 without one."""
+    if key_bounds is None or key_bounds is bounds or int(key_bounds[-1]) == int(bounds[-1]):
+        return 0
+    return int(bounds[1])
 
 
 def _flash_attention(
@@ -130,6 +154,7 @@ def _attention_by_sequence(
     value: torch.Tensor,
     bounds: torch.Tensor,
     *,
+    num_shared: int,
     dropout: float,
     scaling: float | None,
     window: int | None,
@@ -139,14 +164,19 @@ def _attention_by_sequence(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    shared = key[:, :, :num_shared], value[:, :, :num_shared]
     outputs = []
-    for start, end in itertools.pairwise(bounds.tolist()):
-        mask = _window_mask(end - start, window, query.device) if window else None
+    for number, (start, end) in enumerate(itertools.pairwise(bounds.tolist())):
+        keys, values = key[:, :, start:end], value[:, :, start:end]
+        before = num_shared if number else 0
+        if before:
+            keys, values = torch.cat([shared[0], keys], dim=2), torch.cat([shared[1], values], dim=2)
+        mask = _mask_of(end - start, before, window, query.device) if is_causal else None
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
+                keys,
+                values,
                 attn_mask=mask,
                 dropout_p=dropout,
                 scale=scaling,
@@ -161,13 +191,23 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(PACKED_ATTENTION)
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor | None:
-    """True where a token may look: at itself and the ``window - 1`` before it. None where that is all there is."""
-    if length <= window:
+def _mask_of(length: int, before: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Return which keys each of a sequence's tokens sees; None where the plain causal mask says the same.
+
+    Args:
+        length: tokens of the sequence.
+        before: keys of the shared prefix, which come first.
+        window: number of tokens back that a token sees, itself included.
+        device: of the mask.
+    """
+    is_windowed = window is not None and length + before > window
+    if not before and not is_windowed:
         return None
-    places = torch.arange(length, device=device)
-    distance = places[:, None] - places[None, :]
-    return (distance >= 0) & (distance < window)
+    distance = torch.arange(before, before + length, device=device)[:, None] - torch.arange(
+        before + length, device=device
+    )
+    seen = distance >= 0
+    return seen & (distance < window) if window is not None and is_windowed else seen
 
 
 def _mask(*args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:

@@ -43,7 +43,7 @@ def inputs_of(batch: Batch) -> dict[str, object]:
         inputs |= {
             "position_ids": batch.position_ids,
             "cu_seq_lens_q": batch.bounds,
-            "cu_seq_lens_k": batch.bounds,
+            "cu_seq_lens_k": batch.key_bounds,
             "max_length_q": batch.longest,
             "max_length_k": batch.longest,
             "use_cache": False,
@@ -75,7 +75,8 @@ def trained_logits(model: PreTrainedModel, batch: Batch) -> TrainedLogits:
     if batch.bounds is None:
         sequence = rows
     else:
-        sequence = torch.bucketize(places, batch.bounds[1:-1].to(places.dtype), right=True)
+        own = batch.bounds[1:] if batch.num_shared else batch.bounds
+        sequence = torch.bucketize(places, own[1:-1].to(places.dtype), right=True)
     return TrainedLogits(logits, targets, sequence)
 
 

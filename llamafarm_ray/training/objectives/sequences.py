@@ -50,8 +50,11 @@ def sequences_of(batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
         return []
     ids, labels = batch.input_ids.cpu().numpy(), batch.labels.cpu().numpy()
     if batch.bounds is not None:
-        bounds = batch.bounds.tolist()
-        return [(ids[0, start:end], labels[0, start:end]) for start, end in pairwise(bounds)]
+        parts = [(ids[0, start:end], labels[0, start:end]) for start, end in pairwise(batch.bounds.tolist())]
+        if not batch.num_shared:
+            return parts
+        shared, *own = parts
+        return [(np.concatenate([shared[0], part[0]]), np.concatenate([shared[1], part[1]])) for part in own]
     assert batch.attention_mask is not None  # a batch that isn't packed has one
     lengths = batch.attention_mask.sum(dim=1).tolist()
     return [(ids[index, :length], labels[index, :length]) for index, length in enumerate(lengths)]
@@ -61,7 +64,9 @@ def batch_of(sequences: Sequence[tuple[np.ndarray, np.ndarray]], like: Batch) ->
     """Sequences, one a row, put together as ``like`` is, on its device; none become an empty batch."""
     rows = [Row(ids, labels, [len(ids)]) for ids, labels in sequences]
     # What fills up is masked: any token will do.
-    return collate(rows, Layout(packed=like.bounds is not None, pad_id=0)).to(like.input_ids.device)
+    return collate(rows, Layout(packed=like.bounds is not None, pad_id=0, shares_prefix=like.num_shared > 0)).to(
+        like.input_ids.device
+    )
 
 
 def reference_log_probs(strategy: Strategy, batches: Sequence[Batch]) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from llamafarm_ray.data.augmentation.lessons import Lesson, heading_lines
 from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
 from llamafarm_ray.data.generation.base_model.settings import Study
+from llamafarm_ray.models.adapters.fused_lora import use_fused_lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,6 +57,7 @@ def learn(
     config = LoraConfig(r=study.rank, lora_alpha=2 * study.rank, target_modules="all-linear")
     student: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
     if kept is None or not kept.restore(student):
+        use_fused_lora(student)
         _train(student, list(_steps(tokenizer, lessons, study, random.Random(seed))), study, tokenizer.pad_token_id)
         if kept is not None:
             kept.save(student)

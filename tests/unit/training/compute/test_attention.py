@@ -10,6 +10,7 @@ from llamafarm_ray.models.loading import can_pack
 from llamafarm_ray.training.batches import Layout, collate
 from llamafarm_ray.training.compute.attention import packed_attention, use_packed_attention
 from llamafarm_ray.training.compute.forward import inputs_of, trained_logits
+from llamafarm_ray.training.objectives.sequences import batch_of, sequences_of
 from llamafarm_ray.training.rows import Row
 
 SMALL = {
@@ -86,6 +87,66 @@ def test_logits_of_trained_tokens_are_those_of_all_logits_at_their_places(family
     assert found.targets.tolist() == targets
     assert found.sequence.tolist() == owners
     assert torch.allclose(found.logits, torch.stack(expected), atol=1e-5)
+
+
+def rows_of_one_prompt():
+    rng = np.random.default_rng(1)
+    prefix = rng.integers(1, 64, 11)
+    made = []
+    for length in (3, 1, 9, 6):
+        ids = np.concatenate([prefix, rng.integers(1, 64, length)])
+        labels = np.where(np.arange(len(ids)) < len(prefix), -100, ids)
+        made.append(Row(ids, labels, np.array([len(ids)])))
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shared_prefix_changes_no_logits_and_no_gradients(family):
+    model = make(family)
+    use_packed_attention(model)
+    apart = collate(rows_of_one_prompt(), Layout(packed=True, pad_id=0))
+    shared = collate(rows_of_one_prompt(), Layout(packed=True, pad_id=0, shares_prefix=True))
+    # The last token of the prefix stays with each sequence: the logits there are about its first trained one.
+    assert shared.num_shared == 10
+    assert shared.input_ids.shape[1] == apart.input_ids.shape[1] - 3 * 10
+    found, gradients = [], []
+    for batch in (apart, shared):
+        model.zero_grad()
+        result = trained_logits(model, batch)
+        torch.nn.functional.cross_entropy(result.logits, result.targets, reduction="sum").backward()
+        found.append(result)
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    assert found[0].targets.tolist() == found[1].targets.tolist()
+    assert found[0].sequence.tolist() == found[1].sequence.tolist()
+    assert torch.allclose(found[0].logits, found[1].logits, atol=1e-5)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(*gradients, strict=True))
+
+
+def test_sequences_of_a_batch_are_whole_though_their_prefix_is_shared():
+    rows = rows_of_one_prompt()
+    batch = collate(rows, Layout(packed=True, pad_id=0, shares_prefix=True))
+    for (ids, labels), row in zip(sequences_of(batch), rows, strict=True):
+        assert (ids.tolist(), labels.tolist()) == (row.input_ids.tolist(), row.labels.tolist())
+    again = batch_of(sequences_of(batch), batch)
+    assert torch.equal(again.input_ids, batch.input_ids)
+    assert again.num_shared == batch.num_shared
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_shared"),
+    [
+        ([([1] * 9, [-100] * 9), ([1] * 9, [-100] * 9)], 8),  # a token of its own is left to each
+        ([([1] * 9, [-100] * 5 + [1] * 4), ([1] * 20, [-100] * 20), ([1] * 20, [-100] * 20)], 4),
+        ([([1, 2, *range(9)], [-100] * 11), ([1, 3, *range(9)], [-100] * 11)], 0),
+        ([(list(range(9)), [-100] * 9)], 0),
+        ([([3] * 30, [3] * 30), ([3] * 30, [3] * 30)], 0),
+    ],
+    ids=["alike", "trained early", "little shared", "alone", "all trained"],
+)
+def test_what_is_shared_is_not_trained_and_worth_it(rows, num_shared):
+    made = [Row(np.array(ids), np.array(labels), np.array([len(ids)])) for ids, labels in rows]
+    assert collate(made, Layout(packed=True, pad_id=0, shares_prefix=True)).num_shared == num_shared
+    assert collate(made, Layout(packed=False, pad_id=0, shares_prefix=True)).num_shared == 0
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])

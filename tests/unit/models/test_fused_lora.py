@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from llamafarm_ray.models.adapters.fused_lora import use_fused_lora
 from llamafarm_ray.training import worker
-from llamafarm_ray.training.compute.fused_lora import use_fused_lora
 
 
 class Small(torch.nn.Module):
