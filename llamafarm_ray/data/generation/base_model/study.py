@@ -1,7 +1,7 @@
 """Let a model learn the lessons: a low-rank update of all linear layers, merged into the weights afterwards.
 
 An instruct model of 135M parameters that is only shown examples in its prompt asks about things that are not in the
-text. The same model asks what a reader would after two passes over the lessons, a minute on two CPU cores.
+text. The same model asks what a reader would after one pass over the lessons, a minute on two CPU cores.
 """
 
 from __future__ import annotations
