@@ -96,6 +96,11 @@ MISFITS = {
     "weights that stand on a changed base": (dict, {"init_lora_weights": "pissa_niter_4"}, "answer wrongly.*Merge it"),
     "activated LoRA": (dict, {"alora_invocation_tokens": [1]}, "no engine serves"),
     "a method without an engine": (dict, {"peft_type": "PROMPT_TUNING"}, "no engine serves"),
+    "a method that loads another model": (
+        dict,
+        {"peft_type": "SHADOW", "shadow_model": "/srv/private"},
+        "names other models",
+    ),
 }
 
 
