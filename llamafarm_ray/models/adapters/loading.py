@@ -68,7 +68,13 @@ def add_adapter(model: PreTrainedModel, folder: Path, *, name: str) -> None:
     """
     read_adapter_config(folder)
     with _misfits_refused(folder):
-        model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
+        missing = model.load_adapter(str(folder), adapter_name=name, use_safetensors=True).missing_keys
+    if missing:
+        raise InputError(
+            f"The adapter {str(folder)!r} does not fit its base model: {len(missing)} tensors are missing, such as "
+            f"{missing[0]!r}.",
+            hint="Check that the base model is the one it was trained on.",
+        )
 
 
 @contextlib.contextmanager

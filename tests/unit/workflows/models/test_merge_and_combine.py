@@ -92,6 +92,7 @@ def test_a_dora_adapter_merges_too(shared, registry, tmp_path):
     assert merge(registry, str(tmp_path / "dora"), tmp_path / "out").check.relative_difference < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize(("target", "is_tied"), [("lm_head", False), ("embed_tokens", False), ("q_proj", True)])
 def test_a_head_that_is_tied_to_the_embeddings_is_untied_where_one_of_them_is_changed(
     registry, tmp_path, target, is_tied
@@ -267,7 +268,7 @@ def test_an_adapter_without_some_of_its_tensors_is_not_combined(shared, registry
     broken = shutil.copytree(shared / "b", tmp_path / "broken")
     change_tensors(broken, lambda them: {name: one for name, one in them.items() if "layers.1" not in name})
     places = {"a": shared / "a", "broken": broken}
-    with pytest.raises(InputError, match="does not fit its base model: Found missing adapter keys"):
+    with pytest.raises(InputError, match=r"broken' does not fit its base model: .*missing"):
         combine(registry, [str(places[name]) for name in order], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
