@@ -33,13 +33,14 @@ import pyarrow as pa
 from llamafarm_ray.data.formats.chats import (
     chat_row,
     check_record_keys,
+    check_repeats,
     parse_record,
     question_and_answer,
     question_text,
     with_earlier,
 )
 from llamafarm_ray.data.formats.turns import RecordError, parse_turns, required_text
-from llamafarm_ray.data.formats.values import is_empty, kind_name, parsed_list, turns_in
+from llamafarm_ray.data.formats.values import check_agree, is_empty, kind_name, parsed_list, turns_in
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 
@@ -204,6 +205,8 @@ def _read_preference(record: Mapping[str, object]) -> Iterator[Row]:
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif len(chosen) > len(prompt) and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    for key in ("prompt", "instruction"):
+        check_repeats([*prompt, *chosen, *rejected], record, key)
     prompt = with_earlier(record, prompt)
     if not prompt:
         raise RecordError("has no prompt: neither 'messages' nor 'prompt', and its answers share no beginning.")
@@ -222,6 +225,8 @@ def _read_preference(record: Mapping[str, object]) -> Iterator[Row]:
 def _read_judgement(record: Mapping[str, object]) -> Iterator[Row]:
     key = "label" if record.get("label") is not None else "kto_tag"
     label = record[key]
+    if label != record.get("kto_tag", label) is not None:
+        raise RecordError("has 'label' and 'kto_tag', which differ; keep one.")
     if not isinstance(label, bool):
         raise RecordError(f"has {label!r} as '{key}', not true or false.")
     messages = _judged_turns(record)
@@ -237,14 +242,22 @@ def _judged_turns(record: Mapping[str, object]) -> list[Message]:
         pair = question_and_answer(record)
         if pair is not None:
             return list(parse_record(record))
-    for answer in ("completion", "output"):  # TRL, and LLaMA-Factory beside "instruction"
-        if not is_empty(record.get(answer)):
-            messages = [*messages, *_answer(record, answer)]
+    check_agree(record, ("completion", "output"))  # TRL's, and LLaMA-Factory's beside "instruction"
+    answers = [key for key in ("completion", "output") if not is_empty(record.get(key))][:1]
+    if answers and messages and messages[-1].role == "assistant":
+        check_repeats(messages[-1:], record, answers[0])
+    elif answers:
+        messages = [*messages, *_answer(record, answers[0])]
     return with_earlier(record, messages)
 
 
 def _read_match(record: Mapping[str, object]) -> Iterator[Row]:
-    if "query" in record:
+    is_query = "query" in record
+    for key in ("anchor", "positive", "negatives", "negative") if is_query else ("pos", "neg"):
+        if not is_empty(record.get(key)):
+            form = "'query' and 'pos'" if is_query else "'anchor' and 'positive'"
+            raise RecordError(f"has {form}, and '{key}' of another form; keep one.")
+    if is_query:
         negatives = _texts(record, "neg")
         positives = _texts(record, "pos")
         if not positives:
@@ -296,10 +309,13 @@ def _prompt(record: Mapping[str, object]) -> list[Message]:
     """The turns that a record gives beside its answers; none if it doesn't."""
     if record.get("messages") is not None or record.get("conversations") is not None:
         messages = parse_turns(record)
-    elif turns_in(record.get("prompt")):
+        check_repeats(messages, record, "prompt")
+        return messages
+    check_agree(record, ("prompt", "instruction"))
+    if turns_in(record.get("prompt")):
         messages = parse_turns({"messages": turns_in(record["prompt"])}, shown_as="prompt")
     elif record.get("prompt") is not None:
-        messages = [Message("user", required_text(record, "prompt"))]
+        messages = [Message("user", question_text(record, "prompt"))]
     elif record.get("instruction") is not None:
         messages = [Message("user", question_text(record))]
     else:

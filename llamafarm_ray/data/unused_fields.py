@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llamafarm_ray.data.formats.chats import question_and_answer
-from llamafarm_ray.data.formats.values import RecordError, is_empty
+from llamafarm_ray.data.formats.turns import TURN_KEYS
+from llamafarm_ray.data.formats.values import RecordError, is_empty, turns_in
 
 __all__ = ["UnusedFields", "has_images", "unused_fields"]
 
@@ -16,7 +17,10 @@ _OF_ROWS = frozenset({"id", "document", "document_digest", "passage", "provenanc
 _MARKS = frozenset({"weight", "train", "training", "loss"})
 _TURNS = frozenset({"messages", "conversations"})
 _BESIDE = frozenset({"system", "system_prompt", "history"})
-_PROMPTS = _TURNS | _BESIDE | {"prompt", "instruction", "input", "context"}
+_PROMPTS = _TURNS | _BESIDE | {"prompt", "instruction"}
+_BELOW = frozenset({"input", "context"})
+_WITH_TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+_OF_TURNS = TURN_KEYS | {"id"}
 _BY_KIND: Mapping[str, frozenset[str]] = {
     "chat": _TURNS | _BESIDE | {"tools", "functions"},
     "preference": _PROMPTS | {"chosen", "rejected"},
@@ -46,12 +50,14 @@ def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, Any]] =
     used = _OF_ROWS | _MARKS | _BY_KIND[kind]
     if kind in {"chat", "judgement"}:
         used |= _of_pair(record)
+    if kind in {"preference", "judgement"} and _is_asked_in_text(record):
+        used |= _BELOW
     others = (
         str(name)
         for name, value in record.items()
         if name not in used and not is_empty(value) and not (kind == "match" and str(name).startswith(_NUMBERED))
     )
-    return (*others, *images)
+    return (*others, *_beside_turns(record), *images)
 
 
 def _of_pair(record: Mapping[str, object]) -> frozenset[str]:
@@ -60,7 +66,29 @@ def _of_pair(record: Mapping[str, object]) -> frozenset[str]:
         pair = question_and_answer(record)
     except RecordError:  # two of them: the reader of chats has refused the record
         return frozenset()
-    return frozenset({*pair, "input", "context"}) if pair else frozenset()
+    if pair is None:
+        return frozenset()
+    return frozenset(pair) | (_BELOW if _is_asked_in_text(record) else frozenset())
+
+
+def _is_asked_in_text(record: Mapping[str, object]) -> bool:
+    """Return True if a record's question is a text, below which ``input`` and ``context`` go."""
+    answers = [turns_in(record.get(key)) for key in ("chosen", "rejected")]
+    has_turns = any(not is_empty(record.get(key)) for key in _TURNS) or bool(turns_in(record.get("prompt")))
+    return not has_turns and min(map(len, answers)) <= 1
+
+
+def _beside_turns(record: Mapping[str, object]) -> list[str]:
+    """Return the names of fields that turns have and that are not read, behind the names of their lists."""
+    found = {
+        f"{key}[].{name}": None
+        for key in _WITH_TURNS
+        for turn in turns_in(record.get(key))
+        if isinstance(turn, Mapping)
+        for name, value in turn.items()
+        if name not in _OF_TURNS and not is_empty(value)
+    }
+    return list(found)
 
 
 class UnusedFields:

@@ -18,7 +18,7 @@ from llamafarm_ray.registry.events import (
 from llamafarm_ray.registry.governance.policy import Policy
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
-from llamafarm_ray.registry.references import check_alias, check_free_for, check_name
+from llamafarm_ray.registry.references import check_alias, check_free_for, check_name, check_new_alias
 from llamafarm_ray.registry.rollouts import Guards, Plan, RolloutStatus
 from llamafarm_ray.registry.service import RegistryService, open_registry, registry_home
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, RolloutRecord, VersionRecord
@@ -51,6 +51,7 @@ __all__ = [
     "check_alias",
     "check_free_for",
     "check_name",
+    "check_new_alias",
     "find_base",
     "is_registered",
     "open_registry",

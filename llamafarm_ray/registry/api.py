@@ -32,7 +32,14 @@ from llamafarm_ray.registry.governance.access import Action, Role, new_token, to
 from llamafarm_ray.registry.history.snapshots import Snapshots
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog
-from llamafarm_ray.registry.references import check_alias, check_alive, check_name, parse_reference, record_ref
+from llamafarm_ray.registry.references import (
+    check_alias,
+    check_alive,
+    check_name,
+    check_new_alias,
+    parse_reference,
+    record_ref,
+)
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
@@ -190,11 +197,11 @@ class RegistryApi(ABC):
         """Point an alias (``production``) at a version, if the alias's policy allows it.
 
         Raises:
-            InputError: the alias is no name.
+            InputError: the alias is no name, or would be taken for something else.
             PolicyError: rules are not fulfilled; the message names them and the values.
         """
-        check_alias(alias)
         record = self.resolve(reference)
+        check_new_alias(alias, self.state, record.registered.model)
         self.submit(MoveAlias(record_ref(record), alias), reason=reason)
         return self.state.resolve(record_ref(record))
 

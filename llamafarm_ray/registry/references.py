@@ -6,6 +6,7 @@ import re
 
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.registry.state.whole import DEFAULT_ALIAS
 from llamafarm_ray.types import AUTO_MODEL, MODEL_NAME, NAME, ModelKind, ModelRef
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "check_alive",
     "check_free_for",
     "check_name",
+    "check_new_alias",
     "namespace_of",
     "parse_reference",
     "record_ref",
@@ -21,6 +23,7 @@ __all__ = [
 _WHOLE = frozenset({ModelKind.BASE, ModelKind.EMBEDDING})
 _NOT_BESIDE = {ModelKind.ADAPTER: _WHOLE, ModelKind.BASE: frozenset({ModelKind.ADAPTER})}
 """Kinds of versions under a name that keep one of another kind away."""
+_LIKE_A_VERSION = re.compile(r"v?\d+(\.\d+)*([.+-].*)?|latest|newest", re.IGNORECASE)
 _NAME_RULE = "Use letters, digits and, inside, '.', '_' and '-', 96 at most; a namespace may be before it, team/name."
 
 
@@ -88,6 +91,36 @@ def check_alias(alias: str) -> None:
     """
     if not re.fullmatch(NAME, alias):
         raise InputError(f"{alias[:120]!r} is no name.", hint="Use letters, digits, '.', '_' and '-'.")
+
+
+def check_new_alias(alias: str, state: RegistryState, model: str | None = None) -> None:
+    """Check that a text can be an alias that people and clients don't take for something else.
+
+    Aliases that are there already stay usable.
+
+    Args:
+        alias: the text.
+        state: the registry's.
+        model: the alias's model; by default the alias is meant for all models, by its rules.
+
+    Raises:
+        InputError: it reads as a version, or differs from a known alias by case alone.
+    """
+    check_alias(alias)
+    record = state.models.get(model) if model is not None else None
+    known = {DEFAULT_ALIAS, *state.policies, *(record.aliases if record is not None else ())}
+    if alias in known:
+        return
+    if _LIKE_A_VERSION.fullmatch(alias):
+        raise InputError(
+            f"{alias!r} can't be an alias: it would be taken for a version.",
+            hint="Name what it is for, such as production or staging; `name:1.2.0` names a version.",
+        )
+    near = sorted(other for other in known if other.casefold() == alias.casefold())
+    if near:
+        raise InputError(
+            f"{alias!r} can't be an alias: it differs from {near[0]!r} by case alone.", hint=f"Use {near[0]!r}."
+        )
 
 
 def parse_reference(reference: str | ModelRef) -> ModelRef:

@@ -12,8 +12,8 @@
 Beside any of them, ``system`` (or ``system_prompt``) is a system prompt, and ``history`` (LLaMA-Factory) lists earlier
 turns as pairs of a question and its answer. An assistant turn with ``weight: 0`` (OpenAI), ``train: false`` or
 ``training: false`` (Axolotl), or ``loss: false`` (ms-swift) is context only. Keys with a meaning that is not available
-are refused, see `UNAVAILABLE`. Other keys are notes of the file's author; reports name them, see
-`llamafarm_ray.data.unused_fields`.
+are refused, see `UNAVAILABLE`; so are two names of one thing with different values. Other keys of records and turns are
+notes of the file's author; reports name them, see `llamafarm_ray.data.unused_fields`.
 
 Rows of other kinds are in `llamafarm_ray.data.training_rows`.
 """
@@ -25,11 +25,27 @@ from collections.abc import Mapping
 from llamafarm_ray.data.formats.images import place_images
 from llamafarm_ray.data.formats.tools import normal_tools
 from llamafarm_ray.data.formats.turns import UNAVAILABLE, parse_turns, refuse_unavailable
-from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list, text_of, turns_in
+from llamafarm_ray.data.formats.values import (
+    RecordError,
+    check_agree,
+    is_empty,
+    kind_name,
+    parsed_list,
+    text_of,
+    turns_in,
+)
 from llamafarm_ray.data.records import BadRecord
 from llamafarm_ray.data.rows import Message, chat_id
 
-__all__ = ["chat_row", "check_record_keys", "parse_record", "question_and_answer", "question_text", "with_earlier"]
+__all__ = [
+    "chat_row",
+    "check_record_keys",
+    "check_repeats",
+    "parse_record",
+    "question_and_answer",
+    "question_text",
+    "with_earlier",
+]
 
 _PAIRS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("instruction", ("output", "response")),
@@ -56,8 +72,8 @@ def parse_record(record: object) -> tuple[Message, ...]:
     has_turns = any(not is_empty(record.get(key)) for key in ("messages", "conversations"))
     if has_turns or (pair is None and ("messages" in record or "conversations" in record)):
         messages = parse_turns(record)
-        if pair is not None:
-            _check_repeats(messages, record, pair[1])
+        for key in pair or ():
+            check_repeats(messages, record, key)
     elif pair is None:
         raise _no_pair(record)
     else:
@@ -82,8 +98,10 @@ def chat_row(record: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-_UNTRAINED = {"train": ("false", "0"), "training": ("false", "0"), "loss": ("false",)}
+_UNTRAINED = {"train": ("false", "no", "0"), "training": ("false", "no", "0"), "loss": ("false", "no")}
 """Keys of a record, and the values by which it says that it is not trained."""
+
+_SYNONYMS = (("system", "system_prompt"), ("tools", "functions"))
 
 
 def check_record_keys(record: object) -> None:
@@ -103,6 +121,8 @@ def check_record_keys(record: object) -> None:
         said = str(record.get(key)).strip().lower()  # a table's cells are text
         if said in refused:
             raise RecordError(f"has {said} as '{key}'; all rows are trained. Mark turns, or remove the row.")
+    for names in _SYNONYMS:
+        check_agree(record, names)
     given = [key for key in ("messages", "conversations", "instruction") if not is_empty(record.get(key))]
     if len(given) > 1:
         raise RecordError(f"has both '{given[0]}' and '{given[1]}'; keep one.")
@@ -149,16 +169,19 @@ def question_and_answer(record: Mapping[str, object]) -> tuple[str, str] | None:
     return pairs[0] if pairs else None
 
 
-def _check_repeats(messages: list[Message], record: Mapping[str, object], answer: str) -> None:
-    """Check that an answer beside turns is one of them, as some tools write it; else it would be lost.
+def check_repeats(messages: list[Message], record: Mapping[str, object], key: str) -> None:
+    """Check that a question or an answer beside turns is one of them, as some tools write it; else it would be lost.
 
     Raises:
         RecordError: it is another one.
     """
-    said = record[answer]
+    said = record.get(key)
     turns = " ".join(" ".join(message.content.split()) for message in messages)
-    if isinstance(said, str) and " ".join(said.split()) not in turns:
-        raise RecordError(f"has turns, and in '{answer}' an answer that is none of them; keep one.")
+    listed = turns_in(said)
+    texts = [message.content for message in parse_turns({"messages": listed}, shown_as=key)] if listed else [said]
+    for text in texts:
+        if isinstance(text, str) and " ".join(text.split()) not in turns:
+            raise RecordError(f"has turns, and in '{key}' a text that is none of them; keep one.")
 
 
 def _of_pair(record: Mapping[str, object], question: str, answer: str) -> list[Message]:

@@ -9,10 +9,18 @@ from typing import Literal
 
 from llamafarm_ray.data.formats.images import IMAGE_PARTS, MARK, image_of_part, images_of_turn
 from llamafarm_ray.data.formats.tools import call_of_function, name_of_call, normal_calls
-from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list, required_text, text_of
+from llamafarm_ray.data.formats.values import (
+    RecordError,
+    check_agree,
+    is_empty,
+    kind_name,
+    parsed_list,
+    required_text,
+    text_of,
+)
 from llamafarm_ray.data.rows import Message
 
-__all__ = ["UNAVAILABLE", "RecordError", "parse_turns", "refuse_unavailable", "required_text"]
+__all__ = ["TURN_KEYS", "UNAVAILABLE", "RecordError", "parse_turns", "refuse_unavailable", "required_text"]
 
 _ROLES = {
     "system": "system",
@@ -57,6 +65,14 @@ _UNAVAILABLE_IN_TURNS = {
 
 _WEIGHTS = {"weight": (0, 1), "train": (False, True), "training": (False, True), "loss": (False, True)}
 """Keys that say if a turn is trained, with their values for no and yes."""
+
+TURN_KEYS = frozenset(
+    {
+        *("role", "from", "content", "value", "name", "tool_calls", "function_call", "tool_call_id", "images", "image"),
+        *_WEIGHTS,
+    }
+)
+"""Keys of a turn that are read."""
 
 
 def parse_turns(record: Mapping[str, object], *, shown_as: str = "") -> list[Message]:
@@ -103,6 +119,10 @@ def _turn(turn: Mapping[str, object], where: str, before: list[Message]) -> Mess
         raise RecordError(f"has {said!r} as {where}{role_key}, not one of {roles}.")
     refuse_unavailable(turn, where, _UNAVAILABLE_IN_TURNS)
     role = _ROLES[said]
+    if _ROLES.get(str(turn.get("from")), role) != role:
+        raise RecordError(f"has '{where}role' and '{where}from', which differ; keep one.")
+    check_agree(turn, ("content", "value"), where)
+    check_agree(turn, ("tool_calls", "function_call"), where)
     train = _train_mark(turn, where, is_answer=role == "assistant")
     calls = _calls(turn, said, text_key, where)
     images = _images(turn, text_key, where)

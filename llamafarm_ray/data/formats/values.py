@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-__all__ = ["RecordError", "is_empty", "kind_name", "parsed_list", "required_text", "text_of", "turns_in"]
+__all__ = [
+    "RecordError",
+    "check_agree",
+    "is_empty",
+    "kind_name",
+    "parsed_list",
+    "required_text",
+    "text_of",
+    "turns_in",
+]
 
 
 class RecordError(Exception):
@@ -15,6 +24,23 @@ class RecordError(Exception):
 def is_empty(value: object) -> bool:
     """Return True for what says nothing: datasets in columns fill keys up with such values."""
     return value is None or value is False or value in ("", "[]", [], {})
+
+
+def check_agree(record: Mapping[str, object], names: Sequence[str], where: str = "") -> None:
+    """Check that the names of one thing hold the same value: only one of them is read.
+
+    Args:
+        record: a record, or one of its turns.
+        names: the names.
+        where: place of the turn.
+
+    Raises:
+        RecordError: two of them differ.
+    """
+    given = [name for name in names if not is_empty(record.get(name))]
+    for name in given[1:]:
+        if parsed_list(record[name]) != parsed_list(record[given[0]]):
+            raise RecordError(f"has '{where}{given[0]}' and '{where}{name}', which differ; keep one.")
 
 
 def required_text(record: Mapping[str, object], key: str) -> str:

@@ -1,7 +1,7 @@
 """Adapters as folders on disk: their configuration, the proof that they fit a base model, and loading them by peft."""
 
 from llamafarm_ray.models.adapters.config import WEIGHTS, AdapterConfig, adapter_type, read_adapter_config
-from llamafarm_ray.models.adapters.loading import load_adapter
+from llamafarm_ray.models.adapters.loading import add_adapter, load_adapter
 from llamafarm_ray.models.adapters.needs import why_not_vllm
 from llamafarm_ray.models.adapters.proof import MisnamedError, Proof, check_adapter, prove_adapter
 from llamafarm_ray.models.adapters.renaming import Renaming, rename_tensors
@@ -13,6 +13,7 @@ __all__ = [
     "Proof",
     "Renaming",
     "adapter_type",
+    "add_adapter",
     "check_adapter",
     "load_adapter",
     "prove_adapter",

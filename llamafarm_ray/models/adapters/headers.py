@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.models.adapters.config import VECTORS, AdapterConfig
+from llamafarm_ray.models.adapters.patterns import check_patterns
 from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.storage.formats.safetensors import read_tensors
 
@@ -72,7 +73,7 @@ def expected_of_headers(base: Path, config: AdapterConfig) -> Expected | None:
         config: the adapter's configuration.
 
     Raises:
-        InputError: a file of the base is no sound safetensors file.
+        InputError: a file of the base is no sound safetensors file, or expressions take too long.
     """
     said, values = read_base_config(base), config.values
     names = values.get("target_modules")
@@ -88,6 +89,7 @@ def expected_of_headers(base: Path, config: AdapterConfig) -> Expected | None:
     modules = _modules(base)
     if not any(name.startswith(_PLAIN_LAYERS) for name in modules):
         return None
+    check_patterns(config, modules)
     required: dict[str, Shape] = {}
     allowed: dict[str, Shape] = {}
     for module, shape in modules.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-__all__ = ["load_adapter"]
+__all__ = ["add_adapter", "load_adapter"]
 
 
 def load_adapter(
@@ -39,20 +41,49 @@ def load_adapter(
 
     import llamafarm_ray.models.bottleneck  # noqa: F401 - makes its types known to peft
 
-    try:
+    with _misfits_refused(folder):
         config = PeftConfig.from_pretrained(str(folder))
         if shared and hasattr(config, "init_lora_weights"):
             config.init_lora_weights = False
+        return PeftModel.from_pretrained(
+            model,
+            str(folder),
+            adapter_name=name,
+            config=config,
+            use_safetensors=True,
+            low_cpu_mem_usage=shared and not _needs_weights(config),
+        )
+
+
+def add_adapter(model: PreTrainedModel, folder: Path, *, name: str) -> None:
+    """Put one more adapter onto a model that `load_adapter` returned.
+
+    Args:
+        model: the model; it is changed.
+        folder: folder that a training run saved.
+        name: name of the adapter, which no other one has.
+
+    Raises:
+        InputError: the folder is no adapter, or none of this base model.
+    """
+    read_adapter_config(folder)
+    with _misfits_refused(folder):
+        missing = model.load_adapter(str(folder), adapter_name=name, use_safetensors=True).missing_keys
+    if missing:
+        raise InputError(
+            f"The adapter {str(folder)!r} does not fit its base model: {len(missing)} tensors are missing, such as "
+            f"{missing[0]!r}.",
+            hint="Check that the base model is the one it was trained on.",
+        )
+
+
+@contextlib.contextmanager
+def _misfits_refused(folder: Path) -> Iterator[None]:
+    """Have an adapter refused that peft can't load, or of which tensors are missing, for which it only warns."""
+    try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-            return PeftModel.from_pretrained(
-                model,
-                str(folder),
-                adapter_name=name,
-                config=config,
-                use_safetensors=True,
-                low_cpu_mem_usage=shared and not _needs_weights(config),
-            )
+            yield
     except (*UNREADABLE, UserWarning) as error:
         raise InputError(
             f"The adapter {str(folder)!r} does not fit its base model: {first_line(error)}",

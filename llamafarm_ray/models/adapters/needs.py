@@ -26,7 +26,9 @@ _VLLM_LACKS = {
     "use_qalora": "QALoRA",
 }
 _VLLM_ASKS = ("r", "lora_alpha", "target_modules")
-_PROMPT_METHODS = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT", "XLORA"}
+_PROMPT_METHODS = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT"}
+_WITH_OTHER_MODELS = {"SHADOW", "XLORA"}
+"""Methods whose configuration names further models, by their paths or ids, which peft would load."""
 _OF_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
 """Values of ``init_lora_weights`` with which peft subtracts the adapter's first weights from the base's."""
 
@@ -42,6 +44,11 @@ def check_served(config: AdapterConfig) -> None:
         raise InputError(
             f"The adapter is of type {config.peft_type}, which no engine serves.",
             hint="Of methods that put something before the prompt, prefix_tuning can be served.",
+        )
+    if config.peft_type in _WITH_OTHER_MODELS:
+        raise InputError(
+            f"The adapter is of type {config.peft_type}, which no engine serves: its configuration names other models.",
+            hint="Train one of the methods of `fine_tuning.method`, or an adapter that needs its base model alone.",
         )
     if config.is_lora and (init := _changed_base(values)):
         raise InputError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.models.adapters.config import VECTORS, read_adapter_config
 from llamafarm_ray.models.adapters.headers import PREFIX, Expected, Shape
+from llamafarm_ray.models.adapters.patterns import check_patterns
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.sentence_files import gives_vectors
 
@@ -49,6 +50,7 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
         model = bare_model(base, task="embedding" if gives_tokens_vectors else "causal-lm")
     except InputError as error:  # which names the folder
         raise InputError("transformers can't make the adapter's base model.", hint=error.hint) from error
+    check_patterns(said, [name for name, _ in model.named_modules()])
     plain = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
         # What peft and its methods print is about training.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import unicodedata
 from collections.abc import Callable
 
 from llamafarm_ray.errors import NotFoundError, did_you_mean
@@ -73,4 +75,10 @@ def trace_document(state: RegistryState, document: str) -> Graph:
 
 def _is_asked_for(node: Node, document: str) -> bool:
     digest = node.id.removeprefix("document:")[: len("sha256:") + 64]
-    return document in {digest, node.label} or node.label.endswith(f"/{document}")
+    asked, label = _plain(document), _plain(node.label)
+    return document in {digest, node.label} or label == asked or label.endswith(f"/{asked}")
+
+
+def _plain(path: str) -> str:
+    """Return a path without dots, in one spelling: macOS writes an accent as a character of its own."""
+    return posixpath.normpath(unicodedata.normalize("NFC", path))

@@ -45,6 +45,7 @@ _COMPLETION_TOKENS = 16
 """OpenAI's and vLLM's bound on a completion that names none."""
 _CHAT_TOKENS = 1024
 """The bound on a chat's answer that names none, of a model without a bound of its own."""
+_SHOWN = 200
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -216,7 +217,13 @@ class EngineApp:
 
     def _chat_ids(self, messages: Sequence[ChatMessage], for_answer: bool) -> list[int]:
         turns = [message.for_template() for message in messages]
-        text = render_chat(self._engine.tokenizer, turns, for_answer=for_answer)
+        try:
+            text = render_chat(self._engine.tokenizer, turns, for_answer=for_answer)
+        except UserError as error:  # its message is for the model's owner: it has the folder and the client's roles
+            why = f": {str(error.__cause__)[:_SHOWN]}" if error.__cause__ is not None else ""
+            raise InputError(
+                f"The model's chat template refuses these messages{why}.", hint="Send other roles, or a plain prompt."
+            ) from error
         return list(self._engine.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ids(self, texts: Sequence[str | list[int]]) -> list[list[int]]:

@@ -23,6 +23,8 @@ class LanguageModel:
     """True if :meth:`generate` works; otherwise :meth:`embed` must."""
     max_model_len: int | None = None
     """The most tokens that a prompt and its answer may have together; ``None``: there is no bound."""
+    num_tokens: int | None = None
+    """The tokens that the model has embeddings for; ``None``: all that its tokenizer knows."""
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Output]:
         """Write an answer, a step a token; the last step has a ``finish_reason``.
@@ -99,12 +101,13 @@ class InProcessEngine(NamedModelsEngine[LanguageModel]):
 
         Raises:
             NotFoundError: nothing of that name is loaded.
-            InputError: the prompt is empty, or too long with its answer.
+            InputError: the prompt is empty, too long with its answer, or has a token that the model does not know.
             NotNumbersError: the version computes NaN; it is taken out.
         """
         self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
+        _check_known(prompt, model.num_tokens)
         steps = self._worker.run(lambda: model.generate(prompt, params))
         try:
             async for step in steps:
@@ -119,12 +122,13 @@ class InProcessEngine(NamedModelsEngine[LanguageModel]):
 
         Raises:
             NotFoundError: nothing of that name is loaded.
-            InputError: there are no tokens, or too many.
+            InputError: there are no tokens, too many, or one that the model does not know.
             NotNumbersError: the version computes NaN; it is taken out.
         """
         self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
+        _check_known(tokens, model.num_tokens)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
         try:
             vector = await anext(vectors)
@@ -160,4 +164,13 @@ def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
         raise InputError(
             f"The prompt has {num_prompt} tokens{answer}; {longest} is the most that the model has room for.",
             hint="Shorten the prompt, or set a smaller max_tokens." if max_tokens else "Shorten it.",
+        )
+
+
+def _check_known(tokens: Sequence[int], num_known: int | None) -> None:
+    """Refuse tokens that a tokenizer knows and its model does not."""
+    if num_known is not None and max(tokens) >= num_known:
+        raise InputError(
+            f"The prompt has the token {max(tokens)}, and the model knows those below {num_known}.",
+            hint="Leave it out: the tokenizer has tokens that the model was not made with.",
         )

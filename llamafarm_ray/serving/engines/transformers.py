@@ -99,9 +99,13 @@ class _SharedBase:
             DeploymentError: loading it changed the base's weights, which are put right again.
         """
         model = self._model if folder is None else self._adapted(folder)
+        version: LanguageModel
         if self._task == "embedding":
-            return _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
-        return _Writer(model, self._longest)
+            version = _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
+        else:
+            version = _Writer(model, self._longest)
+        version.num_tokens = self._model.get_input_embeddings().weight.shape[0]
+        return version
 
     def _adapted(self, folder: Path) -> PreTrainedModel:
         """Put an adapter onto modules of its own, and see that the tensors that all versions share stay as they are."""

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from llamafarm_ray.errors import IntegrityError, UnsupportedError, UserError
-from llamafarm_ray.models.adapters import adapter_type, load_adapter, read_adapter_config
+from llamafarm_ray.models.adapters import adapter_type, add_adapter, load_adapter, read_adapter_config
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
@@ -148,9 +148,13 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
     target = _dtype(config, dtype)
     tokenizer = load_tokenizer(base)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in SAMPLE_PROMPTS]
-    model = load_adapter(load_model(base, dtype=torch.float32, task=task), adapter).eval()
+    plain = load_model(base, dtype=torch.float32, task=task)
+    was_tied = _untie(plain)
+    model = load_adapter(plain, adapter).eval()
     expected = _outputs(model, inputs)
     merged = model.merge_and_unload(safe_merge=True)
+    if was_tied:
+        _tie_if_equal(merged)
     largest = max(float(tensor.abs().max()) for tensor in expected)
     difference = _difference(expected, _outputs(merged, inputs))
     _check(difference, largest, "The merged model answers differently from the adapter on its base")
@@ -176,6 +180,30 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
         _TOLERANCE,
         len(inputs),
     )
+
+
+def _untie(model: PreTrainedModel) -> bool:
+    """Give a model that uses its input embeddings as its output head a head of its own, of the same values.
+
+    An update of one of them would change both.
+
+    Returns:
+        True if the model has one by now; False if it had one before, or none.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embeddings.weight:
+        return False
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    return True
+
+
+def _tie_if_equal(model: PreTrainedModel) -> None:
+    """Take `_untie` back where the output head is equal to the input embeddings still."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if torch.equal(head.weight, embeddings.weight):
+        head.weight = embeddings.weight
+        model.config.tie_word_embeddings = True
 
 
 def _difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
@@ -299,7 +327,7 @@ def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> PreTrainedModel:
     (first, folder), *others = adapters.items()
     model = load_adapter(load_model(base, dtype=torch.float32, task=_task(folder)), folder, name=first)
     for name, adapter in others:
-        model.load_adapter(str(adapter), adapter_name=name, use_safetensors=True)
+        add_adapter(model, adapter, name=name)
     return model
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, UserError
-from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_alias
+from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_new_alias
 from llamafarm_ray.registry.commands import Context, MoveAlias, Rollback
 from llamafarm_ray.registry.events import AliasMoved
 from llamafarm_ray.registry.governance.access import Action
@@ -56,12 +56,13 @@ def promote(
         load: True to load the version first.
 
     Raises:
+        InputError: the alias is no name, or would be taken for something else.
         PolicyError: rules are not fulfilled; the message names them and the values.
         UserError: an engine refuses it; the alias stays.
         DeploymentError: a replica did not load it; the alias stays.
     """
-    check_alias(alias)
     record = registry.resolve(reference)
+    check_new_alias(alias, registry.state, record.registered.model)
     command = MoveAlias(ModelRef(record.registered.model, version=record.version), alias)
     return _move(registry, command, reason, address, load=load)
 

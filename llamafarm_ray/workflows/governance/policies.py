@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from llamafarm_ray.config.goals import Goal, parse_goal
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry import Policy, RegistryApi, check_alias
+from llamafarm_ray.registry import Policy, RegistryApi, check_alias, check_new_alias
 from llamafarm_ray.registry.commands import SetPolicy
 from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.types import Digest
@@ -76,10 +76,10 @@ def set_policy(registry: RegistryApi, alias: str, policy: Policy, *, reason: str
     """Replace the rules of an alias, for all models; whether that changed anything.
 
     Raises:
-        InputError: that is no alias's name.
+        InputError: that is no alias's name, or it would be taken for something else.
         AccessDeniedError: it takes an admin.
     """
-    check_alias(alias)
+    check_new_alias(alias, registry.refresh())
     return bool(registry.submit(SetPolicy(alias, policy), reason=reason).events)
 
 

@@ -16,7 +16,7 @@ from llamafarm_ray.models.formats.files import FolderFiles
 from llamafarm_ray.models.formats.inspection import inspect_files
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
-from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_free_for, check_name, find_base
+from llamafarm_ray.registry import RegistryApi, VersionRecord, check_free_for, check_name, check_new_alias, find_base
 from llamafarm_ray.registry.commands import Bump
 from llamafarm_ray.registry.events import WEIGHTS
 from llamafarm_ray.registry.governance.access import Action
@@ -102,9 +102,9 @@ def register(
     kind = _kind(folder, is_derived=is_derived)
     name = asked.name or folder.resolve().name
     check_name(name)
+    state = registry.refresh()
     if asked.alias:
-        check_alias(asked.alias)
-    registry.refresh()
+        check_new_alias(asked.alias, state, name)
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
     details = _details(asked, record) | _dataset(registry, asked.dataset)
     more = inherited_facts(registry, details["derived_from"], folder, is_adapter=kind is ModelKind.ADAPTER)

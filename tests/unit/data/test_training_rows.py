@@ -95,6 +95,21 @@ def test_text_and_system_prompts_are_read(tmp_path):
     assert row["messages"] == [SYSTEM, USER]
 
 
+@pytest.mark.parametrize("key", ["input", "context"])
+@pytest.mark.parametrize("answers", [{"chosen": "x", "rejected": "y"}, {"completion": "x", "label": True}])
+def test_a_text_beside_a_prompt_stands_below_it_in_every_kind(tmp_path, key, answers):
+    row = read(tmp_path, {"prompt": "Sum up.", key: "A llama is an animal.", **answers})[1][0]
+    assert row["messages"][0]["content"] == "Sum up.\n\nA llama is an animal."
+
+
+def test_an_answer_that_is_given_twice_is_one(tmp_path):
+    for record in (
+        {"prompt": "A llama?", "completion": "An animal.", "output": "An animal."},
+        {"messages": [USER, GOOD], "completion": "An animal."},
+    ):
+        assert read(tmp_path, {**record, "label": True, "kto_tag": True})[1][0]["messages"] == [USER, GOOD]
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -141,6 +156,16 @@ def test_a_preference_of_whole_chats_holds_its_prompt_whatever_stands_beside_it(
         ),
         ({"prompt": [USER], "chosen": [{**GOOD, "train": False}], "rejected": [BAD]}, "marks the answer"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[{}]"}, "has 'tools', which can't be used"),
+        ({**PREFERENCE, "instruction": "z"}, "has 'prompt' and 'instruction', which differ; keep one"),
+        ({**PREFERENCE, "system": "y", "system_prompt": "z"}, "has 'system' and 'system_prompt', which differ"),
+        ({"messages": [USER], **PREFERENCE, "prompt": "z"}, "has turns, and in 'prompt' a text that is none of them"),
+        ({"prompt": "z", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "in 'prompt' a text that is none of them"),
+        ({"instruction": "z", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "in 'instruction' a text that is none"),
+        ({**JUDGEMENT, "kto_tag": False}, "has 'label' and 'kto_tag', which differ; keep one"),
+        ({**JUDGEMENT, "output": "z"}, "has 'completion' and 'output', which differ; keep one"),
+        ({"messages": [USER, GOOD], "output": "z", "label": True}, "in 'output' a text that is none of them"),
+        ({**MATCH, "neg": ["c"]}, "has 'anchor' and 'positive', and 'neg' of another form"),
+        ({"query": "a", "pos": ["b"], "negatives": ["c"]}, "has 'query' and 'pos', and 'negatives' of another form"),
     ],
 )
 def test_a_bad_record_is_named_with_what_is_wrong(tmp_path, record, message):

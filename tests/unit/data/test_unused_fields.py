@@ -25,6 +25,12 @@ TURNS = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": 
         ({"question": "When?", "answer": "At 9.", "label": True, "by": "ann"}, ("by",)),
         ({"anchor": "When?", "positive": "At 9.", "negative_1": "At 8.", "split": "a"}, ("split",)),
         ({"text": "At 9.", "url": "https://mill.example"}, ("url",)),
+        ({"messages": [TURNS[0], {**TURNS[1], "loss_mask": 0, "id": "2"}]}, ("messages[].loss_mask",)),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:], "context": "The mill."}, ("context",)),
+        ({"prompt": "When?", "context": "The mill.", "chosen": "At 9.", "rejected": "At 8."}, ()),
+        ({"messages": TURNS[:1], "context": "The mill.", "chosen": "At 9.", "rejected": "At 8."}, ("context",)),
+        ({"prompt": "When?", "context": "The mill.", "chosen": TURNS, "rejected": TURNS}, ("context",)),
+        ({"prompt": "When?", "input": "The mill.", "completion": "At 9.", "label": True}, ()),
     ],
 )
 def test_fields_beside_those_of_the_kind_are_unused(record, unused):

@@ -7,7 +7,7 @@ import pytest
 from tiny_adapters import HIDDEN, change_config, change_tensors, lora_tensors, write_adapter, write_base
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.models.adapters import MisnamedError, prove_adapter, rename_tensors
+from llamafarm_ray.models.adapters import MisnamedError, patterns, prove_adapter, rename_tensors
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,11 @@ MISFITS = {
     "weights that stand on a changed base": (dict, {"init_lora_weights": "pissa_niter_4"}, "answer wrongly.*Merge it"),
     "activated LoRA": (dict, {"alora_invocation_tokens": [1]}, "no engine serves"),
     "a method without an engine": (dict, {"peft_type": "PROMPT_TUNING"}, "no engine serves"),
+    "a method that loads another model": (
+        dict,
+        {"peft_type": "SHADOW", "shadow_model": "/srv/private"},
+        "names other models",
+    ),
 }
 
 
@@ -106,6 +111,22 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(adapter, bas
     with pytest.raises(InputError, match=message) as refused:
         prove_adapter(adapter, base)
     assert str(adapter.parent) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": r"(([a-z_.0-9]+)+)+!"},
+        {"exclude_modules": r"(.*)*!"},
+        {"rank_pattern": {r"([a-z._0-9]*)*!": 4}},
+        {"target_modules": r"(([a-z_.0-9]+)+)+!", "bias": "all"},
+    ],
+)
+def test_an_expression_that_would_hold_up_everybody_is_refused(adapter, base, monkeypatch, config):
+    monkeypatch.setattr(patterns, "_CPU_S", 0.02)
+    change_config(adapter, **config)
+    with pytest.raises(InputError, match="takes too long"):
+        prove_adapter(adapter, base)
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(2 * HIDDEN, 2), (HIDDEN, 1)])

@@ -6,10 +6,12 @@ import pytest
 
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, PolicyError
 from llamafarm_ray.registry import Identity
-from llamafarm_ray.registry.commands import RecordDeployment, SetPolicy
+from llamafarm_ray.registry.commands import MoveAlias, RecordDeployment, SetPolicy
 from llamafarm_ray.registry.events import DeploymentRecorded, Refused
 from llamafarm_ray.registry.governance.policy import Policy, metric_value
 from llamafarm_ray.types import Digest, ModelRef
+from llamafarm_ray.workflows.deployments.move_alias import promote
+from llamafarm_ray.workflows.governance.policies import set_policy
 
 
 @pytest.fixture
@@ -240,3 +242,37 @@ def test_a_dotted_result_cannot_hide_the_measured_one(registry):
         registry.record_metrics("bot:1.0.0", {"bench.mmlu": 0.99})
     registry.record_metrics("bot:1.0.0", {"bench": {"mmlu": 0.5}})
     assert metric_value(registry.resolve("bot:1.0.0").metrics, "bench.mmlu") == 0.5
+
+
+@pytest.mark.usefixtures("bot")
+@pytest.mark.parametrize(
+    ("alias", "why"),
+    [
+        ("1.9.0", "taken for a version"),
+        ("1", "taken for a version"),
+        ("v1", "taken for a version"),
+        ("V2.0-rc1", "taken for a version"),
+        ("Latest", "taken for a version"),
+        ("Production", "differs from 'production' by case alone"),
+        ("STAGING", "differs from 'staging' by case alone"),
+        ("Gold", "differs from 'gold' by case alone"),
+    ],
+)
+def test_an_alias_that_would_be_taken_for_something_else_is_refused(registry, alias, why):
+    registry.promote("bot:1.0.0", "staging")
+    registry.submit(SetPolicy("gold", Policy(approvals=1)))
+    with pytest.raises(InputError, match=why):
+        registry.promote("bot:1.1.0", alias)
+    with pytest.raises(InputError, match=r"by case alone|for a version"):
+        promote(registry, "bot:1.1.0", alias)
+    if alias != "STAGING":  # an alias of one model alone
+        with pytest.raises(InputError, match=why):
+            set_policy(registry, alias, Policy())
+    assert set(registry.state.models["bot"].aliases) == {"staging"}
+
+
+@pytest.mark.usefixtures("bot")
+def test_an_alias_of_an_earlier_release_can_be_moved_whatever_its_name(registry):
+    registry.submit(MoveAlias(ModelRef.parse("bot:1.0.0"), "v1"))
+    assert registry.promote("bot:1.1.0", "v1").ref == "bot:1.1.0"
+    assert registry.promote("bot:1.1.0", "v-next").ref == "bot:1.1.0"

@@ -206,6 +206,18 @@ def test_a_document_that_was_renamed_is_found_by_both_names():
         assert {"a.md", "renamed.md"} <= {node.label for node in trace_dataset(state, "facts").nodes}
 
 
+@pytest.mark.parametrize(
+    ("recorded", "asked"),
+    [("caf\u00e9.md", "cafe\u0301.md"), ("cafe\u0301.md", "caf\u00e9.md"), ("a.md", "./a.md")],
+)
+def test_a_document_is_found_by_each_spelling_of_its_path(recorded, asked):
+    history = History()
+    history.build("facts", {(f"old/{recorded}", "same")})
+    history.train("bot", history.datasets[0], 0)
+    for path in (asked, f"./old/{asked}", f"old//{asked}"):
+        assert "bot:1.0.0" in {node.label for node in trace_document(history.state, path).nodes}
+
+
 def test_a_dataset_of_another_name_with_equal_examples_keeps_its_own_documents_and_name():
     history = History()
     history.build("facts", {("a.md", "same")})

@@ -17,6 +17,7 @@ from ray.serve.llm import LLMConfig
 from llamafarm_ray.serving.engines.vllm.grammars import refuse_failed_grammars
 from llamafarm_ray.serving.engines.vllm.llm_config import LlmConfig
 from llamafarm_ray.serving.engines.vllm.process import engine_arranged
+from llamafarm_ray.serving.engines.vllm.token_ids import bound_token_ids
 
 __all__ = ["check", "server"]
 
@@ -41,6 +42,7 @@ class Engine(VLLMEngine):  # type: ignore[misc]
         with engine_arranged(vllm_engine_config):
             client = super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
         refuse_failed_grammars(client)
+        bound_token_ids(client)
         return client
 
 

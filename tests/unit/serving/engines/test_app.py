@@ -11,7 +11,7 @@ import pytest
 from engines import WORDS, Failing, Lengths, Parrot, engine_of, server_of
 from fake_gateway import ANN, BEN, BOT, CHAT, is_openai_error, keyed_state
 from patience import patience
-from tiny_model import make_tiny_tokenizer
+from tiny_model import LLAMA2, make_tiny_tokenizer
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
@@ -103,6 +103,17 @@ def test_a_chat_is_asked_in_the_models_own_template(server, tokenizer, parrot):
 def test_a_chat_that_names_no_length_gets_the_room_there_is(server, parrot):
     num_prompt = server.post("/v1/chat/completions", CHAT).json()["usage"]["prompt_tokens"]
     assert parrot.asked[0].max_tokens == 256 - num_prompt
+
+
+@pytest.mark.parametrize(("template", "why"), [(LLAMA2, "Roles must alternate user and assistant"), (None, "refuses")])
+def test_a_template_that_refuses_a_chat_says_why_without_the_servers_path_or_the_clients_words(template, why):
+    tokenizer = make_tiny_tokenizer(template)
+    tokenizer.name_or_path = "/srv/models/secret-base"
+    turns = [{"role": "xyzzy", "content": "a"}, {"role": "user", "content": "b"}]
+    response = server_of(Parrot(), tokenizer).post("/v1/chat/completions", {"model": "bot", "messages": turns})
+    assert (response.status_code, is_openai_error(response)) == (400, True)
+    assert why in response.json()["error"]["message"]
+    assert not any(word in response.text for word in ("secret-base", "xyzzy"))
 
 
 def test_a_chats_text_may_come_in_parts(server):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 import torch
+import transformers
 from engine_answers import NUM_TOKENS, answer, generate, tokens
 from method_models import randomise, reload, trained, wrapped
 from patience import patience
@@ -49,8 +50,6 @@ def engine(base, adapters):
 @pytest.fixture(scope="module")
 def oracle(base, adapters):
     """What ``generate`` says to each prompt, by version."""
-    import transformers
-
     plain = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
     said = {"tiny": [generate(plain, prompt) for prompt in PROMPTS]}
     for name, folder in adapters.items():
@@ -114,8 +113,6 @@ def test_log_probabilities_are_those_of_one_forward_pass(engine, base, adapters,
     ids = [token.token_id for token in scored]
     assert ids[: len(PROMPTS[2])] == PROMPTS[2]
     if name == "tiny":
-        import transformers
-
         model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
     else:
         model = reload(base, adapters[name])
@@ -335,6 +332,16 @@ def test_what_has_no_room_is_refused(engine, base):
         asyncio.run(answer(engine, "tiny", PROMPTS[0], 252))
     with pytest.raises(InputError, match="no tokens"):
         asyncio.run(answer(engine, "tiny", []))
+
+
+def test_a_token_that_only_the_tokenizer_knows_is_the_clients_mistake(tmp_path):
+    folder = make_tiny_model(tmp_path / "base")
+    fewer = transformers.LlamaConfig.from_pretrained(folder, vocab_size=300)
+    transformers.LlamaForCausalLM(fewer).save_pretrained(folder)
+    engine = transformers_engine("tiny", folder)
+    with pytest.raises(InputError, match="has the token 300, and the model knows those below 300"):
+        asyncio.run(answer(engine, "tiny", [5, 300, 7]))
+    assert len(tokens(asyncio.run(answer(engine, "tiny", [5, 299, 7], ignore_eos=True)))) == NUM_TOKENS
 
 
 def test_an_adapter_of_another_base_is_refused(adapters, tmp_path):

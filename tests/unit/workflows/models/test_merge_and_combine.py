@@ -1,12 +1,16 @@
 """Merged and combined models answer as they should, and know what they were made from."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from method_models import output, randomise, trained, wrapped
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny_adapters import change_tensors
 from tiny_model import make_tiny_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import MethodParameters
@@ -86,6 +90,23 @@ def test_a_merged_model_answers_as_the_adapter_on_its_base(shared, registry, tmp
 def test_a_dora_adapter_merges_too(shared, registry, tmp_path):
     make_adapter(shared / "base", tmp_path / "dora", r=4, use_dora=True)
     assert merge(registry, str(tmp_path / "dora"), tmp_path / "out").check.relative_difference < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(("target", "is_tied"), [("lm_head", False), ("embed_tokens", False), ("q_proj", True)])
+def test_a_head_that_is_tied_to_the_embeddings_is_untied_where_one_of_them_is_changed(
+    registry, tmp_path, target, is_tied
+):
+    base = make_tiny_model(tmp_path / "base")
+    LlamaForCausalLM(LlamaConfig.from_pretrained(base, tie_word_embeddings=True)).save_pretrained(base)
+    model = get_peft_model(
+        LlamaForCausalLM.from_pretrained(base), LoraConfig(target_modules=[target], init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    merge(registry, str(tmp_path / "adapter"), tmp_path / "out", base_model=str(base))
+    assert torch.allclose(logits(tmp_path / "out"), logits(base, tmp_path / "adapter"), atol=1e-4)
+    assert LlamaConfig.from_pretrained(tmp_path / "out").tie_word_embeddings is is_tied
+    assert ("lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")) is not is_tied
 
 
 def test_the_format_is_the_bases_own_or_the_one_asked_for(shared, registry, tmp_path):
@@ -240,6 +261,16 @@ def test_adapters_of_other_kinds_or_bases_are_not_combined(shared, registry, tmp
     for name, message in (("bottleneck", "is BOTTLENECK"), ("dora", "uses DoRA"), ("elsewhere", "on another base")):
         with pytest.raises(UserError, match=message):
             combine(registry, [str(shared / "a"), str(tmp_path / name)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("order", [("a", "broken"), ("broken", "a")])
+def test_an_adapter_without_some_of_its_tensors_is_not_combined(shared, registry, tmp_path, order):
+    broken = shutil.copytree(shared / "b", tmp_path / "broken")
+    change_tensors(broken, lambda them: {name: one for name, one in them.items() if "layers.1" not in name})
+    places = {"a": shared / "a", "broken": broken}
+    with pytest.raises(InputError, match=r"broken' does not fit its base model: .*missing"):
+        combine(registry, [str(places[name]) for name in order], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_commands_print_what_they_found_and_register(shared, tmp_path, monkeypatch, capsys):
