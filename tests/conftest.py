@@ -1,6 +1,7 @@
 """One Ray for all tests of a process that need one, started on this machine for this run and stopped with it."""
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -16,8 +17,28 @@ pytest_plugins = ["failure_logs", "passed_before"]
 os.environ.setdefault("SSL_CERT_FILE", str(Path(__file__).with_name("authority.pem")))
 os.environ.update(SERVE_ENV)  # Ray Serve reads it when it is imported, by the first module of tests that needs Ray
 
-settings.register_profile("machines of any speed", deadline=None)
-settings.load_profile("machines of any speed")
+# On machines of any speed, and each time the same: what one run passes, the next one does not fail by chance.
+settings.register_profile("the same examples", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("new examples", deadline=None, max_examples=1000)
+settings.load_profile("the same examples")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect no garbage while tests are imported, and later not among what was made then.
+
+    The libraries make millions of objects, and none of them goes.
+    """
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
+
+def pytest_unconfigure():
+    """Let go of the libraries' objects at the end: some say otherwise that they are left."""
+    gc.unfreeze()
 
 
 def pytest_make_parametrize_id(val, argname):

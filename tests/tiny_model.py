@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 
 CHATML = (
@@ -31,6 +33,15 @@ SENTENCES = [
 
 def make_tiny_model(folder: Path, *, chat_template: str | None = CHATML, hidden_size: int = 64, seed: int = 0) -> Path:
     """Write a random two-layer Llama with its tokenizer into ``folder``, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _files_of(chat_template, hidden_size, seed).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@functools.cache
+def _files_of(chat_template: str | None, hidden_size: int, seed: int) -> dict[str, bytes]:
+    """The files of such a model, which a process makes once: half a megabyte or so."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -50,9 +61,10 @@ def make_tiny_model(folder: Path, *, chat_template: str | None = CHATML, hidden_
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    return folder
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def make_tiny_tokenizer(chat_template: str | None = CHATML):

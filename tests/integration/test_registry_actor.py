@@ -84,7 +84,7 @@ def kill(actor, how):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_an_actor_killed_again_and_again_loses_nothing_and_repeats_nothing(home, manifest, num_kills):
     from llamafarm_ray.registry.remote.actor import registry_actor
     from llamafarm_ray.registry.remote.client import RegistryClient

@@ -141,12 +141,13 @@ def test_a_watcher_that_missed_much_gets_the_whole_state(client, tmp_path):
         direct._snapshots.last_sequence = -10_000
         direct.submit(next_version())
         direct.close()
-        for _ in range(100):
-            try:
-                await view.refresh()
-                break
-            except ray.exceptions.RayActorError:
-                await asyncio.sleep(0.1)
-        return view.state
+        async with asyncio.timeout(patience(10)):
+            while True:
+                try:
+                    await view.refresh()
+                except ray.exceptions.RayActorError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return view.state
 
     assert asyncio.run(scenario()) == RegistryService(Location(tmp_path / "home")).state

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from patience import patience
 from ray.exceptions import RayTaskError
 
 from llamafarm_ray.registry import DeploymentRecorded, open_registry
@@ -39,10 +40,9 @@ def test_a_view_keeps_what_it_knows_while_the_log_is_unreadable_and_then_catches
         assert set(view.state.deployments) == {"first"}
         garbage.unlink()
         record(registry, "second")
-        for _ in range(200):  # the follower finds it by itself
-            if len(view.state.deployments) == 2:
-                break
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(patience(20)):
+            while len(view.state.deployments) < 2:  # noqa: ASYNC110  (the follower finds it by itself)
+                await asyncio.sleep(0.1)
         assert set(view.state.deployments) == {"first", "second"}
         assert seen == [{"first"}, {"first", "second"}]
         await view.stop()
@@ -77,10 +77,9 @@ def test_an_answer_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
         await view.start()
         monkeypatch.setattr(view_module, "_LOST_S", 2)  # read when the follower first runs, at the next await
         record(registry, "first")
-        for _ in range(200):
-            if view.state.deployments:
-                break
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(patience(20)):
+            while not view.state.deployments:  # noqa: ASYNC110  (a view has no event)
+                await asyncio.sleep(0.1)
         assert set(view.state.deployments) == {"first"}
         await view.stop()
 

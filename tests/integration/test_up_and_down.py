@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import wait_until
 from process_tools import is_loopback
 
 from llamafarm_ray.clusters.leftovers import marked
@@ -59,13 +59,11 @@ class Terminal:
 
 def gone(ray):
     """Wait until nothing runs any more of a Ray, and its folder is removed."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        left = marked(Path(ray["folder"]))
-        if not left and not psutil.pid_exists(ray["pid"]) and not Path(ray["folder"]).exists():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"{[process.cmdline() for process in left]} and {ray['folder']} are left")
+
+    def left():
+        return [process.cmdline() for process in marked(Path(ray["folder"]))]
+
+    wait_until(lambda: not left() and not psutil.pid_exists(ray["pid"]) and not Path(ray["folder"]).exists(), 30, left)
 
 
 def raylet_of(ray):

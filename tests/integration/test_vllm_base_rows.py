@@ -12,6 +12,7 @@ def test_tokens_without_an_adapter_are_left_alone_whatever_lies_in_the_last_slot
     from llamafarm_ray.serving.engines.vllm.base_rows import leave_base_rows_alone
 
     leave_base_rows_alone()
+    torch.manual_seed(0)
     wrapper = PunicaWrapperCPU(max_num_batched_tokens=16, max_batches=4, device="cpu", max_loras=2)
     down, up = torch.randn(2, 1, 4, 8), torch.randn(2, 1, 6, 4)
     down[1] = float("nan")

@@ -87,19 +87,17 @@ def check(table: Any, overrides: Any = ()) -> None:
     assert parse_config(json.loads(json.dumps(resolved(config), allow_nan=False))) == config
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_a_changed_configuration_is_read_or_explained(table: Any) -> None:
     check(table)
 
 
-@settings(max_examples=100)
 @given(st.dictionaries(names, anything, max_size=6))
 def test_any_mapping_is_read_or_explained(table: Any) -> None:
     check(table)
 
 
-@settings(max_examples=100)
 @given(
     st.lists(st.text(max_size=12) | st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=12)), max_size=3)
 )
@@ -107,7 +105,6 @@ def test_any_override_is_read_or_explained(overrides: Any) -> None:
     check({}, overrides)
 
 
-@settings(max_examples=100)
 @given(
     st.binary(max_size=60)
     | st.text(alphabet="{}[]:,-&*!|>'\"#%@`<=?~ \n\t\\0x1eE.+nulltrue", max_size=60).map(

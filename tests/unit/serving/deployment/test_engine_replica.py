@@ -147,7 +147,7 @@ def test_a_replica_records_its_requests_below_the_home_by_itself(registry, base,
     async def scenario():
         replica = await replica_of(registry, base, "bot@production")
         await ask(replica, "bot")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patience(30)):
             while not any(page.usage.rows for page in pages()):  # noqa: ASYNC110  (the file tells nobody)
                 await asyncio.sleep(0.01)
 
@@ -259,7 +259,7 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
 
     async def scenario():
         replica = await replica_of(registry, base)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while not registry.refresh().deployments:  # noqa: ASYNC110  (a file is looked at)
                 await asyncio.sleep(0.01)
         return await replica.rollout_report("none", dt.datetime.now(dt.UTC))

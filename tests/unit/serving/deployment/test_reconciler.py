@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from model_files import note_digest, store_note
+from patience import patience
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, StorageError
@@ -233,7 +234,7 @@ def test_no_mistake_of_ours_ends_the_loop(registry, caplog):
             await asyncio.sleep(0.01)
         loop.cancel()
 
-    asyncio.run(asyncio.wait_for(looked(), timeout=20))
+    asyncio.run(asyncio.wait_for(looked(), timeout=patience(20)))
 
 
 def test_a_cluster_is_known_by_different_names():

@@ -21,7 +21,7 @@ def test_jobs_take_turns_a_step_at_a_time():
     may_start = threading.Event()
 
     def steps(name, count):
-        may_start.wait(10)
+        may_start.wait(patience(10))
         for number in range(count):
             order.append(f"{name}{number}")
             yield number
@@ -44,7 +44,7 @@ def test_the_event_loop_goes_on_while_a_step_is_computed():
     may_end = threading.Event()
 
     def steps():
-        assert may_end.wait(10)  # set by the event loop, which must not be the one that waits
+        assert may_end.wait(patience(10))  # set by the event loop, which must not be the one that waits
         yield 1
 
     async def scenario():

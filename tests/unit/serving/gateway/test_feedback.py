@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from fake_gateway import ANN, BEN, BOT, ONE, TWO, Server, is_openai_error, keyed_state
+from patience import patience
 
 from llamafarm_ray.data.feedback import Feedback, judgement_rows, preference_rows
 from llamafarm_ray.errors import StorageError
@@ -169,7 +170,7 @@ class Store(Location):
         self.sizes = []
 
     def create(self, name, data):
-        self.is_open.wait(10)
+        self.is_open.wait(patience(10))
         if self.failures:
             raise self.failures.pop(0)
         self.sizes.append(len(data))

@@ -3,6 +3,7 @@
 import queue
 
 import pytest
+from patience import patience
 
 from llamafarm_ray.training.fault_tolerance import heartbeat
 from llamafarm_ray.training.fault_tolerance.heartbeat import Heartbeat
@@ -24,8 +25,8 @@ class Channel:
         """A sign that was sent after this call."""
         while not self.beats.empty():
             self.beats.get()
-        self.beats.get(timeout=10)
-        return self.beats.get(timeout=10)[1]
+        self.beats.get(timeout=patience(10))
+        return self.beats.get(timeout=patience(10))[1]
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def beating(channel, monkeypatch, ended):
     made = Heartbeat(channel, attempt=3, rank=1)
     yield made
     made.close()
-    made._thread.join(timeout=10)
+    made._thread.join(timeout=patience(10))
 
 
 def test_a_worker_that_loads_may_take_long(clock, channel, beating):
@@ -122,14 +123,14 @@ def test_validating_counts_batches_as_signs_and_not_as_steps(clock, channel, bea
 def test_the_process_ends_when_the_channel_says_so(channel, beating, ended):
     assert channel.latest()
     channel.order = "end"
-    assert ended.get(timeout=10) == 70
-    beating._thread.join(timeout=10)
+    assert ended.get(timeout=patience(10)) == 70
+    beating._thread.join(timeout=patience(10))
     assert not beating._thread.is_alive()
 
 
 def test_a_closed_heartbeat_sends_no_more(channel, beating):
     beating.close()
-    beating._thread.join(timeout=10)
+    beating._thread.join(timeout=patience(10))
     assert not beating._thread.is_alive()
 
 

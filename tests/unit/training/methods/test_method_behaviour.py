@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from method_models import ARCHITECTURES, IDS, make_model, output, trained, wrapped
 
@@ -127,7 +127,6 @@ def test_a_mixture_of_experts_is_refused_with_what_can_be_done(tmp_path):
             find_method(name)(MethodParameters()).check(inspect_architecture(base))
 
 
-@settings(max_examples=50)
 @given(
     prefix=st.sampled_from(["model.layers", "transformer.h", "layer"]),
     count=st.integers(1, 5),

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from counting_meters import CountingMeters
+from patience import patience
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.training.monitoring import run_meters
@@ -102,7 +103,7 @@ def test_gauges_are_said_again_until_the_run_ends(said, monkeypatch):
     monkeypatch.setattr(run_meters.ray, "is_initialized", lambda: True)
     values, third = said
     meters = run_meters.open_run_meters("bot", "r1", Devices(), total_steps=10, steps_done=0, seconds_done=0.0)
-    assert third.wait(20)
+    assert third.wait(patience(20))
     threads = [one for one in threading.enumerate() if one.name == "llamafarm-gauges"]
     meters.close()
     for thread in threads:

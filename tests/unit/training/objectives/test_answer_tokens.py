@@ -115,7 +115,7 @@ _WORD = st.sampled_from(["return", " a", "\n", "    ", "\n\n", "(b)", "Ã©", "ðŸ¦
 _TEXT = st.lists(_WORD, min_size=1, max_size=5).map("".join).filter(lambda text: text.strip())
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS[:3]),
     template=st.sampled_from(list(TEMPLATES)),

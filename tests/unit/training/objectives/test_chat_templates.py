@@ -184,7 +184,7 @@ _WORD = st.sampled_from(
 _TEXT = st.lists(_WORD, min_size=1, max_size=6).map("".join).filter(lambda text: text.strip())
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     name=st.sampled_from([*FAMILIES, *REWRITING]),
     turns=st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=3),

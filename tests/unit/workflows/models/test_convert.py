@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from engine_answers import answer, generate, tokens
@@ -19,7 +20,7 @@ from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError, UnsupportedError
 from llamafarm_ray.models.convert import conversion, measure, onnx_file
-from llamafarm_ray.models.convert.onnx_file import export_onnx
+from llamafarm_ray.models.convert.onnx_file import ONNX_NAME, write_onnx_model
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryService
@@ -175,11 +176,27 @@ def test_licence_card_and_named_templates_go_there_and_back(registry, tmp_path):
     assert (back / "LICENSE").read_text() == "Apache"
 
 
-def test_a_model_in_onnx_answers_in_its_engine_as_its_source(base, registry, tmp_path):
+@pytest.fixture(scope="module")
+def in_onnx(base, tmp_path_factory):
+    """A registry with ``tiny:1.0.0``, that version converted to ONNX, and a copy of the export that was measured."""
+    folder = tmp_path_factory.mktemp("in-onnx")
+    registry = RegistryService(Location(folder / "home"), principal="ann")
+    register(registry, Registration(base, name="tiny"))
+
+    def write_and_keep(source, output, precision):
+        write_onnx_model(source, output, precision)
+        shutil.copytree(output, folder / "export")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_runtime, "write_onnx_model", write_and_keep)
+        made = convert(registry, "tiny", folder / "out", to="onnx")
+    return registry, made, folder / "export"
+
+
+def test_a_model_in_onnx_answers_in_its_engine_as_its_source(base, in_onnx):
     from llamafarm_ray.serving.engines.onnx import onnx_engine
 
-    source = register(registry, Registration(base, name="tiny"))
-    made = convert(registry, "tiny", tmp_path / "out", to="onnx")
+    registry, made, _ = in_onnx
     assert (made.precision, made.difference["greedy_agreement"]) == ("fp32", 1.0)
     names = {path.name for path in made.path.iterdir()}
     assert {"model.onnx", "model.onnx.data", "config.json", "generation_config.json", "tokenizer.json"} <= names
@@ -192,7 +209,7 @@ def test_a_model_in_onnx_answers_in_its_engine_as_its_source(base, registry, tmp
     assert {"onnx", "onnxscript", "onnxruntime"} <= said["tools"].keys()
     record = register(registry, Registration(made.path, name="tiny-onnx", base_model=made.base_model))
     assert record.registered.kind is ModelKind.QUANTIZED
-    assert record.registered.derived_from == (source.registered.manifest,)
+    assert record.registered.derived_from == (registry.resolve("tiny").registered.manifest,)
 
 
 @pytest.mark.long
@@ -204,17 +221,29 @@ def test_a_gguf_file_becomes_onnx_in_half_precision(base, registry, tmp_path):
     assert load_tokenizer(made.path).chat_template == load_tokenizer(base).chat_template
 
 
-def test_an_onnx_file_that_answers_differently_does_not_appear(base, registry, tmp_path, monkeypatch):
-    def broken(source, folder, precision):
-        model = load_model(source, dtype=torch.float32)
-        with torch.no_grad():
-            model.model.layers[1].mlp.down_proj.weight.mul_(3)
-        export_onnx(model, folder)
+def test_an_onnx_file_that_answers_differently_does_not_appear(base, registry, in_onnx, tmp_path, monkeypatch):
+    *_, export = in_onnx
 
-    monkeypatch.setattr(onnx_runtime, "write_onnx_model", broken)
+    def write_broken(_source, folder, _precision):
+        shutil.copytree(export, folder, dirs_exist_ok=True)
+        triple_last(folder, load_file(base / "model.safetensors")["model.layers.1.mlp.down_proj.weight"].T.shape)
+
+    monkeypatch.setattr(onnx_runtime, "write_onnx_model", write_broken)
     with pytest.raises(IntegrityError, match=r"in onnx at fp32 differs too much.*Layer 1 adds most"):
         convert(registry, str(base), tmp_path / "out", to="onnx")
     assert not (tmp_path / "out").exists()
+
+
+def triple_last(folder, shape):
+    """Multiply the last weight of a shape in an export by three."""
+    import onnx
+
+    model = onnx.load(folder / ONNX_NAME, load_external_data=False)
+    weight = [one for one in model.graph.initializer if tuple(one.dims) == tuple(shape)][-1]
+    said = {entry.key: entry.value for entry in weight.external_data}
+    file = np.memmap(folder / said["location"], "<f4", "r+", int(said["offset"]), tuple(shape))
+    file *= 3
+    file.flush()
 
 
 def test_a_conversion_to_onnx_names_the_libraries_that_it_lacks(base, registry, tmp_path, monkeypatch):

@@ -191,7 +191,7 @@ def test_an_answer_that_nobody_waits_for_ends_and_frees_its_slot(engine):
         task = asyncio.create_task(answer(engine, "tiny", PROMPTS[0], 200, ignore_eos=True))
         await asyncio.sleep(0)
         task.cancel()
-        return await asyncio.wait_for(answer(engine, "tiny", PROMPTS[0], 2), 20)
+        return await asyncio.wait_for(answer(engine, "tiny", PROMPTS[0], 2), patience(20))
 
     assert len(tokens(asyncio.run(scenario()))) == 2
 

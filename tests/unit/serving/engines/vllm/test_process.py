@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
+from patience import patience
 
 from llamafarm_ray.serving.engines.vllm import process as vllm_process
 from llamafarm_ray.serving.engines.vllm.process import EXECUTOR, WORKER, engine_arranged, keep_sockets_in
@@ -190,7 +191,7 @@ def test_a_forked_process_ends_with_the_one_that_asked_for_it(tmp_path):
         engine = psutil.Process(int(parent.stdout.readline()))
         assert engine.is_running()
         parent.kill()
-        engine.wait(timeout=30)
+        engine.wait(timeout=patience(30))
 
 
 def test_a_forked_process_has_the_environment_of_the_one_that_asked(monkeypatch):
