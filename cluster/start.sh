@@ -35,7 +35,7 @@ fi
 # and on any node HAProxy may outlive the raylet: it would hold the endpoint's port.
 end_with_raylet() {
   local head="${RAY_HEAD_IP:-[^ ]*}" raylet monitor node
-  raylet="$(pgrep -n -f "raylet .*--gcs-address=$head:6379" || true)"
+  raylet="$(pgrep -n -f "raylet --raylet_socket_name=.*--gcs-address=$head:6379" || true)"
   monitor="$(pgrep -n -f "log_monitor.py .*--gcs-address=$head:6379" || true)"
   [ -n "$raylet" ] || return 0
   node="$(ps -o args= -p "$raylet" | sed -n 's/.*--node_id=\([0-9a-f]*\).*/\1/p')"

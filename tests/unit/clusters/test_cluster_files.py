@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -327,24 +328,27 @@ def test_a_worker_joins_the_head_that_ray_up_names(machine):
 def test_of_a_node_whose_raylet_has_ended_nothing_is_left(machine, role):
     ready(machine)
     ray, pids = machine.home.parent / "llamafarm_ray/.venv/bin/ray", machine.home.parent / "pids"
-    quiet = f"</dev/null >/dev/null 2>&1 &\n echo $! >> {pids}"
     node, other = "0" * 55 + "a", "0" * 55 + "b"
-    programs = {
-        f"raylet --x --node_id={node} --y --gcs-address=192.0.2.1:6379": 0.5,
-        "log_monitor.py --x --gcs-address=192.0.2.1:6379": 60,
-        f"haproxy -f {machine.home}/{node}/haproxy.cfg -sf 744": 60,
-        f"haproxy -f {machine.home}/{other}/haproxy.cfg": 60,
-    }
-    started = "\n".join(f'(exec -a "{name}" sleep {seconds}) {quiet}' for name, seconds in programs.items())
+    programs = [
+        f"raylet --raylet_socket_name=/x --node_id={node} --y --gcs-address=192.0.2.1:6379",
+        "log_monitor.py --x --gcs-address=192.0.2.1:6379",
+        f"haproxy -f {machine.home}/{node}/haproxy.cfg -sf 744",
+        f"haproxy -f {machine.home}/{other}/haproxy.cfg",
+        "worker.py --raylet-name=/x/sockets/raylet --y --gcs-address=192.0.2.1:6379",
+    ]
+    run = f'(exec -a "$program" sleep 60) </dev/null >/dev/null 2>&1 &\n echo $! >> {pids}'
+    started = "\n".join(f"program={shlex.quote(program)}\n{run}" for program in programs)
     ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{started}\nsleep 0.1\nfi\n')
     done, _ = machine("start.sh", role, **({"RAY_HEAD_IP": "192.0.2.1"} if role == "worker" else {}))
     assert done.returncode == 0, done.stderr
-    *ended, of_another = map(int, pids.read_text().split())
+    raylet, monitor, proxy, of_another_node, worker = processes = [*map(int, pids.read_text().split())]
     try:
-        wait_until(lambda: not any(map(psutil.pid_exists, ended)), 5)
-        assert psutil.pid_exists(of_another), "another node's, on the same machine"
+        os.kill(raylet, signal.SIGKILL)
+        wait_until(lambda: not any(map(psutil.pid_exists, (monitor, proxy))), 5)
+        assert psutil.pid_exists(of_another_node)
+        assert psutil.pid_exists(worker), "the raylet's own processes are its own affair"
     finally:
-        for pid in filter(psutil.pid_exists, [*ended, of_another]):
+        for pid in filter(psutil.pid_exists, processes):
             psutil.Process(pid).kill()
 
 
