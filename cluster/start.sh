@@ -31,21 +31,25 @@ if [ "${1:-}" = head ] && grep -Eq '"?type"?: "?local"?' "$HOME/ray_bootstrap_co
   unset RAY_CLOUD_INSTANCE_ID RAY_NODE_TYPE_NAME
 fi
 
-# `ray down` stops the head alone, on machines of one's own. A worker's raylet then ends by itself, its log monitor not.
+# `ray down` stops the head alone, on machines of one's own. A worker's raylet then ends by itself. Its log monitor does not,
+# and on any node HAProxy may outlive the raylet: it would hold the endpoint's port.
 end_with_raylet() {
-  local raylet monitor
-  raylet="$(pgrep -n -f "raylet .*--gcs-address=$RAY_HEAD_IP:6379" || true)"
-  monitor="$(pgrep -n -f "log_monitor.py .*--gcs-address=$RAY_HEAD_IP:6379" || true)"
-  [ -n "$raylet" ] && [ -n "$monitor" ] || return 0
-  setsid bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill "$1"' "$raylet" "$monitor" \
-    >/dev/null 2>&1 </dev/null &
+  local head="${RAY_HEAD_IP:-[^ ]*}" raylet monitor node
+  raylet="$(pgrep -n -f "raylet --raylet_socket_name=.*--gcs-address=$head:6379" || true)"
+  monitor="$(pgrep -n -f "log_monitor.py .*--gcs-address=$head:6379" || true)"
+  [ -n "$raylet" ] || return 0
+  node="$(ps -o args= -p "$raylet" | sed -n 's/.*--node_id=\([0-9a-f]*\).*/\1/p')"
+  setsid bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill $1; pkill -f "/${2:-none}/haproxy[.]cfg"' \
+    "$raylet" "$monitor" "$node" >/dev/null 2>&1 </dev/null &
 }
 
 .venv/bin/ray stop
 case "${1:-}" in
   # The dashboard and its job server are on loopback: `ray dashboard cluster.yaml` leads there.
-  head) exec .venv/bin/ray start --head --port=6379 --dashboard-host=127.0.0.1 \
-    --autoscaling-config="$HOME/ray_bootstrap_config.yaml" "${@:2}" ;;
+  head)
+    .venv/bin/ray start --head --port=6379 --dashboard-host=127.0.0.1 \
+      --autoscaling-config="$HOME/ray_bootstrap_config.yaml" "${@:2}"
+    end_with_raylet ;;
   worker)
     : "${RAY_HEAD_IP:?is not set}"
     # Where `ray up` restarts a lost machine of one's own it does so once, and gives the machine up if that fails.

@@ -168,6 +168,8 @@ def why_not() -> str:
         return f"{', '.join(missing)} missing: apt-get install iproute2 util-linux openssh-server rsync make curl"
     if not (ROOT / ".venv" / "bin" / "ray").exists():
         return f"{ROOT / '.venv'} is missing: run make setup"
+    if subprocess.run(["make", "-q", ".venv/.editable"], cwd=ROOT, capture_output=True, check=False).returncode:
+        return f"{ROOT / '.venv'} is older than pyproject.toml or the locked packages: run make setup"
     made = subprocess.run(["ip", "netns", "add", "llamafarm-try"], capture_output=True, text=True, check=False)
     if made.returncode:
         return f"no network namespaces here: {made.stderr.strip()}"
@@ -198,10 +200,14 @@ def attached(name: str) -> Host:
     """Return a machine that another process made.
 
     Raises:
-        StopIteration: it does not run.
+        RuntimeError: it does not run.
     """
-    outer = next(one for one in map(psutil.Process, _pids(name)) if one.name() == "unshare")
-    return Host(name, HOSTS[name], outer)
+    for pid in _pids(name):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
+            outer = psutil.Process(pid)
+            if outer.name() == "unshare":
+                return Host(name, HOSTS[name], outer)
+    raise RuntimeError(f"The machine {name} does not run.")
 
 
 @contextlib.contextmanager

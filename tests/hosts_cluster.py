@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from hosts import BUCKET, FOLDER, GATEWAY, HOSTS, NODE_ENV, ROOT, S3_PORT, Host, hosts, why_not
 from patience import patience
+from readme_commands import exports, readme
 from s3 import s3_on
 from tiny_model import make_tiny_model
 
@@ -42,7 +42,6 @@ SHARED = FOLDER / "shared"
 """Folder that all machines see at the same path."""
 WORKERS = ("worker-1", "worker-2")
 PORT = 8000
-_README = {"file": "cluster.yaml", "model": "meta-llama/Llama-3.1-8B-Instruct", "config": "serve_configs/gpu.yaml"}
 BODY = {"prompt": "The capital of France", "max_tokens": 8, "temperature": 0}
 TO_PIPE: dict[str, Any] = {
     "stdin": subprocess.DEVNULL,
@@ -50,23 +49,6 @@ TO_PIPE: dict[str, Any] = {
     "stderr": subprocess.STDOUT,
     "text": True,
 }
-
-
-def readme(begins: str, **others: str) -> list[str]:
-    """Return the words of the one command in README's section on clusters that begins so.
-
-    Args:
-        begins: its first words.
-        others: replacements for README's `file`, `model` or `config`.
-    """
-    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a cluster")[2].split("```")[1]
-    (line,) = [line for line in block.replace("\\\n", " ").splitlines() if line.startswith(begins)]
-    words = shlex.split(line, comments=True)
-    for name, ours in others.items():
-        theirs = _README[name]
-        assert any(theirs in word for word in words), f"README's {begins} has no {theirs}"
-        words = [word.replace(theirs, ours) for word in words]
-    return words
 
 
 @contextlib.contextmanager
@@ -145,7 +127,7 @@ class HostsCluster:
     @contextlib.contextmanager
     def dashboard(self) -> Iterator[None]:
         """`ray dashboard`, which leads the job server to the laptop."""
-        command = self.machines["laptop"].command(*readme("ray dashboard", file=self.described), RAY_AUTH_MODE="token")
+        command = self.machines["laptop"].command(*readme("ray dashboard", file=self.described), **exports())
         silent = subprocess.DEVNULL
         forward = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent)
         try:
@@ -157,7 +139,7 @@ class HostsCluster:
 
     def typed(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the laptop to its end."""
-        return self.machines["laptop"].run(*words, RAY_AUTH_MODE="token")
+        return self.machines["laptop"].run(*words, **exports())
 
     def down(self) -> subprocess.CompletedProcess[str]:
         """`ray down`."""
@@ -190,13 +172,13 @@ class HostsCluster:
         """Return the command line of README's job, on the tiny model and both workers."""
         words = [*readme("ray job submit", model=BASE), f"--set=name={name}"]
         words += ["--set=fine_tuning.distributed.cpus_per_worker=1", *more]
-        return self.machines["laptop"].command(*words, RAY_AUTH_MODE="token")
+        return self.machines["laptop"].command(*words, **exports())
 
     def script(self, name: str, *more: str) -> list[str]:
         """Return the command line of README's job with another script of `jobs/`, and its options."""
         words = readme("ray job submit", model=BASE)
         return self.machines["laptop"].command(
-            *words[: words.index("--") + 1], "python", f"jobs/{name}.py", *more, RAY_AUTH_MODE="token"
+            *words[: words.index("--") + 1], "python", f"jobs/{name}.py", *more, **exports()
         )
 
     def tasks(self) -> dict[str, str]:
@@ -273,7 +255,8 @@ class HostsCluster:
 
     def asked(self, model: str = "base", host: str = "head", *, key: str | None = None, timeout_s: float = 60) -> Any:
         """Return the answer to a request."""
-        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        shown = self.key if key is None else key
+        headers = {"Authorization": f"Bearer {shown}"} if shown else {}
         url = f"http://{HOSTS[host]}:{PORT}/v1/completions"
         return httpx.post(url, json={**BODY, "model": model}, headers=headers, timeout=timeout_s)
 

@@ -77,7 +77,7 @@ def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
     _refuse_images(found.rows, path)
     tables = {split: pa.Table.from_pylist(of_split, schema=found.schema) for split, of_split in found.rows.items()}
     with quiet_ray_data():
-        datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
+        datasets = {split: ray.data.from_blocks([table]) for split, table in tables.items()}
     return Splits(datasets["train"], datasets.get("validation"), found.digest, found.documents, found.passes)
 
 
@@ -182,7 +182,7 @@ def _read(shards: Sequence[Path]) -> ray.data.Dataset:
     """Return the rows of shards; on a cluster this process reads them, since other nodes may not see the folder."""
     if is_on_one_machine():
         return ray.data.read_parquet([str(shard.resolve()) for shard in shards])
-    return ray.data.from_arrow_refs([ray.put(pq.read_table(shard)) for shard in shards])
+    return ray.data.from_blocks([pq.read_table(shard) for shard in shards])
 
 
 def _own_rows(block: pa.Table, *, built: BuiltDataset, folder: Path) -> pa.Table:

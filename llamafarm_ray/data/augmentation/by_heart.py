@@ -14,8 +14,6 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bm25s.stopwords import STOPWORDS_EN
-
 from llamafarm_ray.data.augmentation.keyword_prompts import QUESTION_WORDS, keyword_prompt
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
@@ -66,6 +64,8 @@ def reworded(question: str, near_words: NearWords | None, rng: random.Random) ->
     """Return a question with some of its words replaced by words of like meaning, but not its question words."""
     if near_words is None:
         return question
+    from bm25s.stopwords import STOPWORDS_EN  # imports numba
+
     return near_words.replace_some(question, QUESTION_WORDS.union(STOPWORDS_EN), rng)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 import re
 
-from bm25s.stopwords import STOPWORDS_EN
-
 from llamafarm_ray.data.text.near_words import SHARE_REPLACED, NearWords
 
 __all__ = ["QUESTION_WORDS", "keyword_prompt"]
@@ -73,6 +71,8 @@ def keyword_prompt(text: str, near_words: NearWords | None, rng: random.Random) 
 
 def _keywords(text: str, rng: random.Random) -> list[str]:
     """Return two to four of the words that say something: half of the time words that stand next to each other."""
+    from bm25s.stopwords import STOPWORDS_EN  # imports numba
+
     words = [word for word in dict.fromkeys(_KEYWORD.findall(text)) if word.casefold() not in STOPWORDS_EN]
     number = min(len(words), rng.choice(_NUM_KEYWORDS))
     if rng.random() < _SHARE_OF_DETAILS:

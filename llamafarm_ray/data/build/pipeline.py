@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import language_of
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.writing import Target, target_for
-from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.types import DeviceUse
 
 __all__ = ["BuildOptions", "build_dataset"]
@@ -320,5 +319,9 @@ def _is_english(row: Mapping[str, Any]) -> bool:
 
 def _near_words(base_model: str | None) -> NearWords:
     """Return the words of like meaning that a base model's tokenizer has as one token."""
-    vocabulary = load_tokenizer(Path(base_model)).get_vocab() if base_model else ()
+    vocabulary: Iterable[str] = ()
+    if base_model:
+        from llamafarm_ray.models.tokenizer import load_tokenizer  # imports torch and transformers: seconds
+
+        vocabulary = load_tokenizer(Path(base_model)).get_vocab()
     return NearWords(token.lstrip(_WORD_STARTS) for token in vocabulary if token.startswith(tuple(_WORD_STARTS)))

@@ -151,7 +151,7 @@ def _processed(
     if not tasks:
         return
     task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
-    results = ray.data.from_arrow([files_table(task) for task in tasks]).map_batches(
+    results = ray.data.from_blocks([files_table(task) for task in tasks]).map_batches(
         _timed,
         fn_kwargs={"config": config, "by_rules": by_rules},
         batch_size=None,

@@ -65,7 +65,7 @@ def write_pairs(
     with warnings.catch_warnings():
         # `max_restarts` has no parameter of its own, and Ray deprecates the only way to pass it.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        results = ray.data.from_arrow(tables).map_batches(
+        results = ray.data.from_blocks(tables).map_batches(
             _Writing,
             fn_constructor_args=(plan,),
             batch_size=None,

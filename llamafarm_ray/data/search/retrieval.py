@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 
@@ -53,6 +52,8 @@ class PassageIndex:
     ) -> None:
         self._num_texts = len(texts)
         self._embed_question = embed_question or (lambda question: embed([question])[0])
+        import bm25s  # imports numba
+
         self._index = bm25s.BM25(k1=_K1, b=_B)
         if not texts:
             return

@@ -122,7 +122,7 @@ def tokenise(
         else:
             table = _keep(table).sort_by("order")
             digest = _digest([table])
-            dataset = ray.data.from_arrow(table.select(list(COLUMNS)))
+            dataset = ray.data.from_blocks([table.select(list(COLUMNS))])
         dataset.context.execution_options.preserve_order = True
     return TokenisedData(dataset, digest, num_rows, num_tokens, context_tokens, num_dropped)
 

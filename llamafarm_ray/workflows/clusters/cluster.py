@@ -79,7 +79,8 @@ def connect(
     Args:
         address: the cluster's.
         with_dashboard: give a Ray that is started here a dashboard.
-        meanwhile: a module that the block needs, and that takes seconds to import: as a local Ray takes to start.
+        meanwhile: a module that the block needs, and that takes seconds to import: as long as Ray takes to start or
+            to be joined.
         on_start: called with a sentence before something is done that takes seconds.
         allow_open: use a cluster, too, whose dashboard takes jobs of strangers.
 
@@ -101,12 +102,13 @@ def connect(
     if on_start is not None:
         on_start(_what_starts(address, standing))
     with contextlib.ExitStack() as stack:
+        if standing is not None or address in {None, LOCAL}:
+            stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
+        if meanwhile is not None:
+            threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
         dashboard = stack.enter_context(_joined_standing(standing)) if standing is not None else None
         is_own = dashboard is None and address in {None, LOCAL}
         if is_own:
-            stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
-            if meanwhile is not None:
-                threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             _, dashboard = stack.enter_context(local_ray(with_dashboard=with_dashboard))
         elif dashboard is None:
             stack.callback(ray.shutdown)
@@ -151,7 +153,6 @@ def _joined_standing(standing: StandingRay) -> Iterator[str | None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(token_shown(standing.token))
-        stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))
         stack.callback(ray.shutdown)
         try:
             dashboard = _join(standing.address, runtime_env=runtime_environment(Path(standing.folder)))

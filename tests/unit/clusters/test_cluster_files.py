@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -323,16 +324,32 @@ def test_a_worker_joins_the_head_that_ray_up_names(machine):
     assert calls[1] == "ray start --address=192.0.2.1:6379"
 
 
-def test_of_a_worker_whose_head_has_gone_nothing_is_left(machine):
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_of_a_node_whose_raylet_has_ended_nothing_is_left(machine, role):
     ready(machine)
-    ray, pid = machine.home.parent / "llamafarm_ray/.venv/bin/ray", machine.home.parent / "pid"
-    quiet = "</dev/null >/dev/null 2>&1 &"
-    raylet = f'(exec -a "raylet --x --gcs-address=192.0.2.1:6379" sleep 0.5) {quiet}'
-    monitor = f'(exec -a "log_monitor.py --x --gcs-address=192.0.2.1:6379" sleep 60) {quiet}\n echo $! > {pid}'
-    ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{raylet}\n{monitor}\nsleep 0.1\nfi\n')
-    done, _ = machine("start.sh", "worker", RAY_HEAD_IP="192.0.2.1")
+    ray, pids = machine.home.parent / "llamafarm_ray/.venv/bin/ray", machine.home.parent / "pids"
+    node, other = "0" * 55 + "a", "0" * 55 + "b"
+    programs = [
+        f"raylet --raylet_socket_name=/x --node_id={node} --y --gcs-address=192.0.2.1:6379",
+        "log_monitor.py --x --gcs-address=192.0.2.1:6379",
+        f"haproxy -f {machine.home}/{node}/haproxy.cfg -sf 744",
+        f"haproxy -f {machine.home}/{other}/haproxy.cfg",
+        "worker.py --raylet-name=/x/sockets/raylet --y --gcs-address=192.0.2.1:6379",
+    ]
+    run = f'(exec -a "$program" sleep 60) </dev/null >/dev/null 2>&1 &\n echo $! >> {pids}'
+    started = "\n".join(f"program={shlex.quote(program)}\n{run}" for program in programs)
+    ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{started}\nsleep 0.1\nfi\n')
+    done, _ = machine("start.sh", role, **({"RAY_HEAD_IP": "192.0.2.1"} if role == "worker" else {}))
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: not psutil.pid_exists(int(pid.read_text())), 5)
+    raylet, monitor, proxy, of_another_node, worker = processes = [*map(int, pids.read_text().split())]
+    try:
+        os.kill(raylet, signal.SIGKILL)
+        wait_until(lambda: not any(map(psutil.pid_exists, (monitor, proxy))), 5)
+        assert psutil.pid_exists(of_another_node)
+        assert psutil.pid_exists(worker), "the raylet's own processes are its own affair"
+    finally:
+        for pid in filter(psutil.pid_exists, processes):
+            psutil.Process(pid).kill()
 
 
 @pytest.mark.parametrize("num_failures", [2, 3])

@@ -13,8 +13,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bm25s import stopwords
-
 from llamafarm_ray.data.augmentation.lessons import LESSON_LANGUAGES, heading_lines
 
 __all__ = ["EXAMPLES_VERSION", "EXAMPLE_LANGUAGES", "Language", "language_rules"]
@@ -37,17 +35,17 @@ _POINTERS = {
     "zh": r"(?:它|他|她|这|那|其|此|该|之后|然后)",
     "ja": r"(?:それ|これ|その|この|彼|そこ|ここ|あの|その後)",
 }
-_STOP_WORDS = {
-    "en": stopwords.STOPWORDS_EN,
-    "de": stopwords.STOPWORDS_GERMAN,
-    "fr": stopwords.STOPWORDS_FRENCH,
-    "es": stopwords.STOPWORDS_SPANISH,
-    "it": stopwords.STOPWORDS_ITALIAN,
-    "nl": stopwords.STOPWORDS_DUTCH,
-    "pt": stopwords.STOPWORDS_PORTUGUESE,
-    "ru": stopwords.STOPWORDS_RUSSIAN,
-    "sv": stopwords.STOPWORDS_SWEDISH,
-    "tr": stopwords.STOPWORDS_TURKISH,
+_STOP_WORD_LISTS = {
+    "en": "EN",
+    "de": "GERMAN",
+    "fr": "FRENCH",
+    "es": "SPANISH",
+    "it": "ITALIAN",
+    "nl": "DUTCH",
+    "pt": "PORTUGUESE",
+    "ru": "RUSSIAN",
+    "sv": "SWEDISH",
+    "tr": "TURKISH",
 }
 _CAPITAL_NOUNS = frozenset({"de", "lb"})
 _NO_QUESTION_MARK = frozenset({"th", "lo", "my", "km"})
@@ -90,10 +88,17 @@ def language_rules(code: str) -> Language:
         code,
         "".join(_examples().get(code, ())),
         re.compile(pointers, re.IGNORECASE) if pointers else None,
-        frozenset(_STOP_WORDS.get(code, ())),
+        _stop_words(code),
         code not in _CAPITAL_NOUNS,
         () if code in _NO_QUESTION_MARK else (*_MARKS, _GREEK_MARK) if code == "el" else _MARKS,
     )
+
+
+def _stop_words(code: str) -> frozenset[str]:
+    from bm25s import stopwords  # imports numba
+
+    name = _STOP_WORD_LISTS.get(code)
+    return frozenset(getattr(stopwords, f"STOPWORDS_{name}")) if name else frozenset()
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def answers_of(plan: VllmPlan, requests: Sequence[EngineRequest]) -> Iterator[tu
         for start in range(0, len(rows), _ROWS_PER_BATCH)
     ]
     longest = longest_text(plan)
-    for row in _processor(plan, longest)(ray.data.from_arrow(blocks)).iter_rows():
+    for row in _processor(plan, longest)(ray.data.from_blocks(blocks)).iter_rows():
         if row.get(_ERROR):
             yield row["request"], RefusedError(str(row[_ERROR]))
         else:

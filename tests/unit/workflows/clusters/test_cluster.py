@@ -1,5 +1,6 @@
 """A local Ray's folder has a name that sockets fit below, wherever temporary files go."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -58,6 +59,18 @@ def started(monkeypatch):
 def test_a_module_is_imported_while_a_ray_of_its_own_starts(started):
     with cluster.connect(LOCAL, meanwhile="colorsys"):
         assert started["imported"]
+
+
+def test_a_module_is_imported_while_a_ray_that_stays_is_joined(started, monkeypatch):
+    @contextlib.contextmanager
+    def join(_standing):
+        yield local_ray._start("", with_dashboard=False)
+
+    monkeypatch.setattr(cluster, "find", lambda: SimpleNamespace(address="127.0.0.1:6379"))
+    monkeypatch.setattr(cluster, "_joined_standing", join)
+    with cluster.connect(None, meanwhile="colorsys"):
+        assert started == {"imported": True, "watcher": "0"}
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ
 
 
 def test_a_module_that_can_t_be_imported_is_the_blocks_affair(started, monkeypatch):

@@ -1,5 +1,8 @@
 """A build's checks before Ray is started, and the place of its tokens."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +13,13 @@ from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.workflows.datasets.create_dataset import check_source
 from llamafarm_ray.workflows.datasets.tokens import token_store
+
+
+def test_a_build_by_rules_imports_no_library_of_models_or_of_search():
+    code = "import json, sys, llamafarm_ray.data.build.pipeline, llamafarm_ray.workflows.datasets.create_dataset"
+    asked = f"{code}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert not {"torch", "transformers", "bm25s", "numba"} & set(json.loads(done.stdout))
 
 
 def config(tmp_path, **dataset):
