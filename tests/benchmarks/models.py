@@ -218,12 +218,14 @@ def measure_blocks(report: Report, scale: Scale) -> None:
 
 
 def measure_quantized(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
-    """Quantize the real model by each scheme, and measure size, perplexity and speed."""
+    """Quantize the real model by each scheme, and measure size, perplexity and speed; Q4_K_M is fitted to texts."""
     from llamafarm_ray.workflows.models.quantize import quantize
 
+    texts = documentation(base.parent / "texts.jsonl")
     for scheme in scale.schemes:
         with scratch(base.parent / scheme) as folder:
-            made = quantize(registry, str(base), folder, scheme=scheme, budget=ANY_QUALITY)
+            calibration = texts if scheme == "gguf-q4_k_m" else None
+            made = quantize(registry, str(base), folder, scheme=scheme, budget=ANY_QUALITY, calibration=calibration)
             found, before = made.chosen, made.source_bytes
             ratio = found.difference["perplexity"] / found.difference["perplexity_source"]
             print(
@@ -233,6 +235,16 @@ def measure_quantized(report: Report, scale: Scale, registry: RegistryService, b
             )
             if scheme == "gguf-q4_k_m":
                 report.at_most("perplexity of Q4_K_M to that of bf16", ratio, 1.03, "x")
+
+
+def documentation(path: Path) -> Path:
+    """Write parts of this project's pages as a dataset, and return its path."""
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs" / f"{name}.md" for name in ("tutorial", "training", "serving"))]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    parts = [text[begin : begin + 2000] for text in texts for begin in range(0, len(text), 2000)]
+    path.write_text("".join(json.dumps({"text": part}) + "\n" for part in parts), encoding="utf-8")
+    return path
 
 
 def measure_optimize(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
