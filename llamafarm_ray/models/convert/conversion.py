@@ -14,6 +14,7 @@ import yaml
 from gguf import GGMLQuantizationType
 
 from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError, did_you_mean
+from llamafarm_ray.models.convert.calibration import calibration_samples, column_importance
 from llamafarm_ray.models.convert.gguf_file import write_gguf_model
 from llamafarm_ray.models.convert.gguf_model import load_gguf_model
 from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
@@ -85,6 +86,7 @@ class Conversion:
         inputs: the token ids that both forms were given, by text.
         next_tokens: the converted model's most probable next token after each text, where it is clearly the most
             probable; -1 elsewhere.
+        num_samples: texts that the rounding was fitted to.
     """
 
     target: Target
@@ -92,6 +94,7 @@ class Conversion:
     difference: Difference
     inputs: tuple[tuple[int, ...], ...]
     next_tokens: tuple[int, ...]
+    num_samples: int = 0
 
 
 def check_precision(target: str, precision: str) -> tuple[Target, str]:
@@ -122,6 +125,7 @@ def convert_model(
     precision: str = _AUTO,
     name: str = "model",
     documents: Path | None = None,
+    calibration: Sequence[str] = (),
     bounded: bool = True,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> Conversion:
@@ -134,6 +138,7 @@ def convert_model(
         precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
         name: name of the model in a GGUF file.
         documents: the folder of the model's licence and card; by default the source, where it is a folder.
+        calibration: texts that the rounding of a GGUF file is fitted to.
         bounded: False if the difference is for the caller to judge.
         on_stage: called with the name of a stage, and the share of it that is done.
 
@@ -148,6 +153,7 @@ def convert_model(
     on_stage("measuring the source", 0.0)
     inputs = measured_inputs(tokenizer, model.config)
     before = run_model(model, inputs)
+    samples = calibration_samples(tokenizer, model.config, calibration)
     on_stage("writing", 0.0)
     if target == "gguf":
         write_gguf_model(
@@ -157,6 +163,7 @@ def convert_model(
             gguf_precision(chosen),
             name=name,
             license_=_licence(source, documents),
+            importance=column_importance(model, samples) if samples else {},
             on_progress=lambda share: on_stage("writing", share),
         )
     else:
@@ -173,7 +180,9 @@ def convert_model(
     difference = compare(before, after)
     if bounded:
         check_difference(difference, bound_of(target, chosen), converted=f"The model in {target} at {chosen}")
-    return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
+    return Conversion(
+        target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens, len(samples)
+    )
 
 
 def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:

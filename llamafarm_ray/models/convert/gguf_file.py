@@ -39,6 +39,7 @@ def write_gguf_model(
     *,
     name: str,
     license_: str = "",
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Write a model with its tokenizer and chat template. One tensor at a time is in memory twice.
@@ -50,6 +51,7 @@ def write_gguf_model(
         precision: the format of its weights.
         name: name of the model in the file.
         license_: the model's, as an SPDX identifier; empty if it is not known.
+        importance: weights of the columns of matrices, by the matrices' names in transformers.
         on_progress: called with the share of tensors that are written.
 
     Raises:
@@ -70,7 +72,7 @@ def write_gguf_model(
     for key, value in (_facts(config, family) | facts).items():
         _add(writer, f"{family.architecture}.{key}", value)
     _add_tokenizer(writer, model, tokenizer)
-    _write_tensors(writer, model, family, precision, factors, on_progress=on_progress)
+    _write_tensors(writer, model, family, precision, factors, importance=importance or {}, on_progress=on_progress)
 
 
 def _facts(config: PreTrainedConfig, family: Family) -> dict[str, object]:
@@ -128,6 +130,7 @@ def _write_tensors(
     precision: GgufPrecision,
     factors: Mapping[str, NDArray[np.float32]],
     *,
+    importance: Mapping[str, NDArray[np.float32]],
     on_progress: Callable[[float], None],
 ) -> None:
     config, state = model.config, model.state_dict()
@@ -147,7 +150,7 @@ def _write_tensors(
     writer.write_ti_data_to_file()
     for number, (name, tensor) in enumerate(state.items(), 1):
         values = to_gguf(family, config, name, tensor.detach().float()).contiguous().numpy()
-        writer.write_tensor_data(encoded(values, kinds[name]))
+        writer.write_tensor_data(encoded(values, kinds[name], importance.get(name)))
         on_progress(number / len(state))
     for values in factors.values():
         writer.write_tensor_data(values)

@@ -6,11 +6,11 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.models.convert.calibration import calibration_samples
 from llamafarm_ray.models.convert.conversion import DTYPES, check_tokens, convert_model, copy_companions, read_model
 from llamafarm_ray.models.convert.measure import (
     Difference,
@@ -25,15 +25,7 @@ from llamafarm_ray.models.quantize.quality import Budget
 from llamafarm_ray.models.quantize.schemes import Scheme
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-
-__all__ = ["MAX_SAMPLES", "SAMPLE_TOKENS", "Quantization", "check_calibration", "quantize_model"]
-
-MAX_SAMPLES = 64
-"""Texts that rounding is fitted to, at most."""
-SAMPLE_TOKENS = 512
-"""Tokens of each, at most."""
+__all__ = ["Quantization", "check_calibration", "quantize_model"]
 
 Stage = Callable[[str, float], None]
 
@@ -98,11 +90,12 @@ def quantize_model(
             precision=scheme.precision,
             name=name,
             documents=documents,
+            calibration=calibration,
             bounded=budget is None,
             on_stage=on_stage,
         )
         sizes = _weights_bytes(output), _weights_bytes(source)
-        return Quantization(scheme, made.difference, *sizes, inputs=made.inputs, next_tokens=made.next_tokens)
+        return Quantization(scheme, made.difference, *sizes, made.num_samples, made.inputs, made.next_tokens)
     if source.is_file():
         raise UnsupportedError(
             f"Scheme {scheme.name} packs weights in transformers' layout, and {str(source)!r} is a GGUF file.",
@@ -123,7 +116,7 @@ def check_calibration(scheme: Scheme, *, calibration: bool) -> None:
     if calibration and not scheme.takes_calibration:
         raise UnsupportedError(
             f"Scheme {scheme.name} rounds each weight by itself; there is nothing to calibrate.",
-            hint="Leave out --calibration, or use int4, int8 or w8a8.",
+            hint="Leave out --calibration, or use int4, int8, w8a8 or a GGUF scheme of fewer than 8 bits.",
         )
 
 
@@ -145,7 +138,7 @@ def _packed(
         gc.collect()
         pack_nf4(source, output, dtype=DTYPES[own])
     else:
-        samples = _samples(tokenizer, config, calibration)
+        samples = calibration_samples(tokenizer, config, calibration)
         pack_compressed_tensors(
             model,
             scheme,
@@ -161,18 +154,6 @@ def _packed(
     check_tokens(inputs, measured_inputs(load_tokenizer(output), config))
     after = run_model(load_model(output, dtype=torch.float32).eval(), inputs)
     return compare(before, after), len(samples)
-
-
-def _samples(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, texts: Sequence[str]) -> list[torch.Tensor]:
-    longest = min(SAMPLE_TOKENS, getattr(config, "max_position_embeddings", None) or SAMPLE_TOKENS)
-    found = []
-    for text in texts:
-        ids = tokenizer(text, verbose=False)["input_ids"][:longest]
-        if len(ids) > 1:
-            found.append(torch.tensor(ids))
-        if len(found) == MAX_SAMPLES:
-            break
-    return found
 
 
 def _weights_bytes(path: Path) -> int:

@@ -52,6 +52,8 @@ class Scheme:
     @property
     def takes_calibration(self) -> bool:
         """True if its rounding can be fitted to texts."""
+        if self.family == "gguf":
+            return self.precision != "q8_0"  # which ggml rounds by itself
         return self.family == "compressed-tensors" and self.preset.startswith("W")
 
 

@@ -1,14 +1,25 @@
-"""Digests of files that were fetched."""
+"""Digests of files that were fetched, and of their pieces."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import xxhash
+
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.storage.ranges import PIECE_BYTES as READ_BYTES
 
-__all__ = ["git_digest", "wrong_digest"]
+__all__ = ["git_digest", "piece_hasher", "wrong_digest"]
+
+
+def piece_hasher() -> xxhash.xxh3_128:
+    """Return a hasher of a piece's bytes, whose digest the sidecar keeps.
+
+    It finds bytes that a kill or a crash left damaged on this disk, at a tenth of SHA-256's time. The SHA-256 of the
+    whole file tells whether its bytes are those that were announced.
+    """
+    return xxhash.xxh3_128()
 
 
 def git_digest(path: Path, size_bytes: int) -> str:

@@ -1,9 +1,9 @@
 """The sidecar of a file being fetched: where it comes from, and which pieces of it are finished.
 
 The first line is a JSON object with the file's address, validator and size; it is written before the first byte of the
-file. Each further line is a finished piece with its sha256, or a piece under way with the number and the sha256 of its
-bytes so far, appended in one write. A process that is killed leaves at most a last line that is cut off, which is
-ignored.
+file. Each further line is a finished piece with its digest (XXH3, 128 bits), or a piece under way with the number and
+the digest of its bytes so far, appended in one write. A process that is killed leaves at most a last line that is cut
+off, which is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["Head", "Sidecar"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Sidecar:
     Args:
         path: path of the file.
         head: its first line.
-        pieces: the sha256 of each finished piece in hexadecimal digits.
-        begun: the number of bytes, and their sha256, of each piece under way.
+        pieces: the digest of each finished piece in hexadecimal digits.
+        begun: the number of bytes, and their digest, of each piece under way.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Sidecar:
 
     def add(self, piece: int, digest: str) -> None:
         """Append a finished piece."""
-        self._append({"piece": piece, "sha256": digest})
+        self._append({"piece": piece, "xxh3": digest})
         self.pieces[piece] = digest
         self.begun.pop(piece, None)
 
     def mark(self, piece: int, num_bytes: int, digest: str) -> None:
         """Append the state of a piece under way."""
-        self._append({"piece": piece, "bytes": num_bytes, "sha256": digest})
+        self._append({"piece": piece, "bytes": num_bytes, "xxh3": digest})
 
     def _append(self, said: dict[str, Any]) -> None:
         line = json.dumps(said) + "\n"
@@ -93,7 +93,7 @@ def _pieces(lines: list[dict[str, Any]]) -> tuple[dict[int, str], dict[int, tupl
     finished: dict[int, str] = {}
     begun: dict[int, tuple[int, str]] = {}
     for line in lines:
-        piece, digest = int(line["piece"]), str(line["sha256"])
+        piece, digest = int(line["piece"]), str(line["xxh3"])
         if "bytes" in line:
             begun[piece] = int(line["bytes"]), digest
         else:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.storage.downloads.answer_checks import begins_again, check_end, is_another
-from llamafarm_ray.storage.downloads.digests import git_digest, wrong_digest
+from llamafarm_ray.storage.downloads.digests import git_digest, piece_hasher, wrong_digest
 from llamafarm_ray.storage.downloads.in_order import InOrderDigest
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
 from llamafarm_ray.storage.downloads.sidecar import Head, Sidecar
 from llamafarm_ray.storage.downloads.web import given_up
 from llamafarm_ray.storage.ranges import PIECE_BYTES as READ_BYTES
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    import xxhash
 
 __all__ = ["PIECE_BYTES", "ChangedError", "StoppedError", "Transfer"]
 
@@ -239,7 +242,7 @@ class Transfer:
                         self._check(answer)
                     if begins_again(answer, at, begin):
                         self._count(begin - at)
-                        at, hasher, marked = begin, hashlib.sha256(), begin
+                        at, hasher, marked = begin, piece_hasher(), begin
                     for chunk in self._chunks(answer, end - at):
                         self._write(chunk, at)
                         hasher.update(chunk)
@@ -372,8 +375,8 @@ class Transfer:
     def _digest_of(self, begin: int, end: int) -> str:
         return self._hasher_of(begin, end).hexdigest()
 
-    def _hasher_of(self, begin: int, end: int) -> hashlib._Hash:
-        hasher = hashlib.sha256()
+    def _hasher_of(self, begin: int, end: int) -> xxhash.xxh3_128:
+        hasher = piece_hasher()
         while begin < end and (data := os.pread(self._descriptor, min(READ_BYTES, end - begin), begin)):
             hasher.update(data)
             begin += len(data)

@@ -12,11 +12,11 @@ import torch
 
 from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError
 from llamafarm_ray.models.chat import render_chat
+from llamafarm_ray.models.convert.calibration import MAX_SAMPLES
 from llamafarm_ray.models.convert.conversion import GGUF_NAME
 from llamafarm_ray.models.quantize.front import Candidate, choose, on_front
 from llamafarm_ray.models.quantize.quality import Budget, quality
 from llamafarm_ray.models.quantize.quantization import (
-    MAX_SAMPLES,
     Quantization,
     check_calibration,
     quantize_model,

@@ -7,6 +7,7 @@ import torch
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError
+from llamafarm_ray.models.convert.calibration import column_importance
 from llamafarm_ray.models.convert.measure import Bound, Difference
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.packed_files import is_packed, vllm_dtype_on_cpu, why_not_packed_in_vllm
@@ -135,9 +136,39 @@ def test_calibration_goes_through_all_layers_and_is_counted(base, tmp_path):
     assert made.difference.mean_kl != plain.difference.mean_kl
 
 
-def test_a_scheme_without_scales_to_fit_takes_no_texts(base, tmp_path):
+def test_gguf_is_fitted_to_texts_by_the_squares_of_each_layers_inputs(base, tmp_path):
+    texts = ["The capital of France is Paris.", "How many legs does a spider have?"]
+    plain = quantized(base, tmp_path / "plain", "gguf-q4_k_m")
+    made = quantized(base, tmp_path / "out", "gguf-q4_k_m", calibration=texts)
+    assert (plain.num_samples, made.num_samples) == (0, 2)
+    assert made.size_bytes == plain.size_bytes
+    assert made.difference.mean_kl != plain.difference.mean_kl
+
+
+@torch.no_grad()
+def test_the_importance_of_a_column_is_the_mean_square_of_its_inputs(base):
+    model, sample = load_model(base, dtype=torch.float32).eval(), torch.arange(3, 40)
+    found = column_importance(model, [sample[:20], sample[20:]])
+    block = model.model.layers[0]
+    given = block.input_layernorm(model.model.embed_tokens(sample))
+    expected = given.square().mean(0) / given.square().mean()
+    name = "model.layers.0.self_attn.{}_proj.weight"
+    for one in "qkv":
+        assert torch.allclose(torch.tensor(found[name.format(one)]), expected, atol=1e-4)
+    assert "lm_head.weight" not in found
+
+
+def test_inputs_that_are_no_numbers_are_refused_by_the_layers_name(base):
+    model = load_model(base, dtype=torch.float32).eval()
+    model.model.embed_tokens.weight.data[5] = float("nan")
+    with pytest.raises(InputError, match=r"layers\.0\.self_attn\.q_proj are no numbers"):
+        column_importance(model, [torch.tensor([4, 5, 6])])
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "gguf-q8_0"])
+def test_a_scheme_without_scales_to_fit_takes_no_texts(base, tmp_path, scheme):
     with pytest.raises(UnsupportedError, match="nothing to calibrate"):
-        quantized(base, tmp_path / "out", "fp8", calibration=["A text."])
+        quantized(base, tmp_path / "out", scheme, calibration=["A text."])
 
 
 def test_a_width_that_no_group_divides_is_refused_by_name(tmp_path):

@@ -30,6 +30,18 @@ def test_k_quants_are_near_the_values(kind, error):
     assert np.linalg.norm(found - VALUES) / np.linalg.norm(VALUES) < error
 
 
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q5_0, Type.Q3_K, Type.Q4_K, Type.Q6_K], ids=lambda k: k.name)
+def test_columns_that_count_more_are_nearer_to_their_values(kind):
+    importance = np.full(512, 1e-2, dtype=np.float32)
+    importance[::8] = 100.0
+
+    def error(**options):
+        found = gguf.quants.dequantize(encoded(VALUES, kind, **options), kind)
+        return np.square(found - VALUES)[:, ::8].mean()
+
+    assert error(importance=importance) < 0.9 * error()
+
+
 def test_rows_in_parts_are_as_in_one(monkeypatch):
     whole = encoded(VALUES, Type.Q4_K)
     monkeypatch.setattr(quantizing, "_ROWS_AT_ONCE_BYTES", 1)

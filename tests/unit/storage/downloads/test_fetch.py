@@ -110,7 +110,7 @@ def test_the_sidecar_is_written_before_the_first_byte(get, server, tmp_path):
         "size_bytes": len(DATA),
         "digest": "",
         "piece_bytes": PIECE,
-        "format": 1,
+        "format": 2,
     }
 
 
@@ -169,7 +169,7 @@ def test_bytes_of_a_piece_under_way_that_were_damaged_are_fetched_again(get, ser
     with pytest.raises(StorageError):
         get(connections=1, patience=dataclasses.replace(QUICK, attempts=1))
     with (get.folder / ".model.pieces").open("ab") as sidecar:
-        sidecar.write(b'{"piece": 0, "bytes": 5, "sha256": "00"}\n{"piece": 3, "bytes": 999999, "sha256": "00"}\n')
+        sidecar.write(b'{"piece": 0, "bytes": 5, "xxh3": "00"}\n{"piece": 3, "bytes": 999999, "xxh3": "00"}\n')
     server.fault = lambda _: None
     get(digest=Digest.of(DATA))
     assert get.bytes() == DATA
@@ -185,7 +185,7 @@ def test_a_piece_that_was_damaged_on_disk_is_fetched_again(get, server):
     assert len(server.asked) == 8
 
 
-@pytest.mark.parametrize("rest", [b"", b'{"piece": 4, "sha', b"\xff\xfe", b'{"piece": 4, "sha256": "00"}\n'])
+@pytest.mark.parametrize("rest", [b"", b'{"piece": 4, "xx', b"\xff\xfe", b'{"piece": 4, "xxh3": "00"}\n'])
 def test_a_sidecar_that_was_cut_off_is_used_as_far_as_it_goes(get, server, rest):
     interrupted(get, server)
     with (get.folder / ".model.pieces").open("ab") as sidecar:
