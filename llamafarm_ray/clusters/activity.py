@@ -17,7 +17,7 @@ _CONTROLLER = {"name": "SERVE_CONTROLLER_ACTOR", "namespace": "serve"}
 
 
 def idle_s(since: float) -> float:
-    """Return the seconds for which nobody has used the connected Ray; 0 while somebody does.
+    """Return the seconds since the last use of the connected Ray; 0 while it is in use.
 
     Args:
         since: time from which on disuse counts at most, in seconds since 1970.

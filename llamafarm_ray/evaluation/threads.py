@@ -1,4 +1,4 @@
-"""CPU threads of a worker: Ray gives a process that asks for one CPU one thread, whatever else is idle."""
+"""CPU threads of a worker: Ray gives a process that asks for one CPU one thread, even on an idle machine."""
 
 from __future__ import annotations
 

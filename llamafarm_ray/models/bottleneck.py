@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
@@ -186,7 +186,7 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]  # peft is untyped
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _create_and_replace(  # noqa: PLR0917 - as peft calls it
         self,

@@ -22,7 +22,7 @@ _STALE_BUFFERS = (".masked_bias", ".attn.bias", ".attention.bias", ".inv_freq", 
 def check_loaded_weights(
     model: PreTrainedModel, report: Mapping[str, Any], folder: Path, *, without_head: bool
 ) -> None:
-    """Check what transformers reports of loading a model. It fills what is missing with random numbers.
+    """Check transformers' report of loading a model. It fills missing weights with random numbers.
 
     Args:
         model: the loaded model.

@@ -1,4 +1,4 @@
-"""Quantized weights in transformers' layout, recognized by their config.json, and how vLLM computes with them."""
+"""Quantized weights in transformers' layout, recognized by their config.json, and vLLM's kernels for them."""
 
 from __future__ import annotations
 

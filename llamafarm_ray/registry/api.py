@@ -207,7 +207,7 @@ class RegistryApi(ABC):
         self.submit(RemoveAlias(name, alias), reason=reason)
 
     def rollback(self, name: str, alias: str, *, version: str | None = None, reason: str = "") -> VersionRecord:
-        """Point an alias at what it pointed at before, or at a named version.
+        """Point an alias at its earlier target, or at a named version.
 
         Raises:
             ConflictError: it never pointed at another version.
@@ -290,7 +290,7 @@ class RegistryApi(ABC):
     def add_principal(
         self, name: str, grants: Mapping[str, Role], *, expires: dt.datetime | None = None, reason: str = ""
     ) -> str:
-        """Let somebody do something.
+        """Add a principal with a role.
 
         Args:
             name: the principal's name.

@@ -1,4 +1,4 @@
-"""The registry itself: takes commands, checks who asks, commits what follows, and answers from the state."""
+"""The registry's service: it authorizes commands, commits their events, and answers from the state."""
 
 from __future__ import annotations
 

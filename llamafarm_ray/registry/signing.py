@@ -1,4 +1,4 @@
-"""Signatures of versions, by OpenSSF's model-signing: an in-toto statement over every file, in a Sigstore bundle.
+"""Signatures of versions by OpenSSF's model-signing: an in-toto statement over every file, in a Sigstore bundle.
 
 The library is an extra (``pip install llamafarm_ray[signing]``) and imported when a signature is made or checked.
 """

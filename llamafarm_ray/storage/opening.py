@@ -1,4 +1,4 @@
-"""Open the file system of a URI, with bounds on how long an object store is waited for."""
+"""Open the file system of a URI, with timeouts for object stores."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _service_descriptions(data_path: str | None) -> object:
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket that gives up when what it sends is not taken; libraries have timeouts for receiving only."""
+    """Make a socket with a timeout for sending too; libraries have timeouts for receiving only."""
     made = socket.socket(*address[:3])
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _READ_TIMEOUT_S))

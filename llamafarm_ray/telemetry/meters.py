@@ -90,7 +90,7 @@ class RayMeters:
         self._metrics[name].set(value, tags=dict(labels))
 
     def forget(self, name: str) -> None:
-        """Stop showing a gauge, with whatever labels, before it is set anew."""
+        """Stop showing a gauge with any labels, before it is set anew."""
         for key in [key for key in self._gauges if key[0] == name]:
             del self._gauges[key]
 

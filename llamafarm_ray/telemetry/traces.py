@@ -43,7 +43,7 @@ Value = str | int | float | bool
 
 
 def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> str | None:
-    """The URL that spans go to; ``None`` where nobody asks for any.
+    """Return the URL that spans go to; ``None`` if tracing is off.
 
     Settings that are not configured are looked up where every OpenTelemetry SDK does
     (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
@@ -148,7 +148,7 @@ class Spans:
         span.end(end)
 
     def close(self) -> None:
-        """Send what is not sent yet, for two seconds at most."""
+        """Send the pending spans, for two seconds at most."""
         if self._provider is not None:
             shut_down(self._provider)
 

@@ -116,7 +116,7 @@ def _without_credentials(value: Any) -> Any:
 
 
 def config_digest(config: Config) -> Digest:
-    """The digest of what a configuration says: the same for every spelling of it.
+    """Return the digest of a configuration, the same for every spelling of it.
 
     It is over :func:`resolved` as JSON with sorted keys and no spaces.
     """

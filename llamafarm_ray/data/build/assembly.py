@@ -95,7 +95,7 @@ class Assembly:
         harvest.require_left(len(self._lines["train"]))
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write the pending rows."""
         for split, rows in self._pending.items():
             if rows:
                 self._target.add(split, rows)

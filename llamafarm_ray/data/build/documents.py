@@ -80,7 +80,7 @@ def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
 
 
 def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> Iterator[pa.Table]:
-    """Turn a batch of ``FILE_SCHEMA`` into tables of ``RESULT_SCHEMA`` of a few MiB, whatever the files hold."""
+    """Turn a batch of ``FILE_SCHEMA`` into tables of ``RESULT_SCHEMA`` of a few MiB each."""
     rows: list[dict[str, Any]] = []
     num_bytes = 0
     for file in files.to_pylist():

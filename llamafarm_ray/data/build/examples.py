@@ -1,4 +1,4 @@
-"""All examples of a build, sorted by what they say, without duplicates and what the filters drop."""
+"""Examples of a build, sorted by content, without duplicates and filtered ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Examples:
         self._filters = (*whole_set_filters(quality, evaluation, self._tables), *((judge,) if judge else ()))
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
-        """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
+        """Stream these columns and ``key``, without duplicates and filtered rows, counting in ``ledger``."""
         of_filters = FILTER_COLUMNS if self._filters or self._deduplicate else ()
         needed = list(dict.fromkeys(["key", *columns, *of_filters, *self._judge_columns]))
         rows: Iterator[Mapping[str, Any]] = (

@@ -185,7 +185,7 @@ class _Build:
         )
 
     def _keep(self, examples: Examples, gathered: Gathered) -> list[SplitRow]:
-        """Filter the examples as a whole, and return what the split needs of those that stay."""
+        """Filter the examples as a whole, and return the columns for the split of those that stay."""
         tell = self._options.progress
         tell(Stage("examples", "examples", 0, None))
         kept = counting(

@@ -1,4 +1,4 @@
-"""Axolotl's ``datasets``: the entries of its YAML configuration, each a file and what its fields are called.
+"""Axolotl's ``datasets``: the entries of its YAML configuration, each a file with the names of its fields.
 
 The model's own chat template renders all of them; Axolotl's prompt styles ("Below is an instruction...") do not exist
 here. Source: https://docs.axolotl.ai/docs/dataset-formats/

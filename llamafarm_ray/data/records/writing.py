@@ -60,7 +60,7 @@ class RecordWriter(abc.ABC):
         """Write a record of plain values."""
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining records, and close the file."""
         self._file.close()
 
 

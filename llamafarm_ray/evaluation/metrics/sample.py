@@ -11,7 +11,7 @@ __all__ = ["Sample"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An answer; a metric that lacks what it needs leaves the sample out.
+    """An answer; a metric leaves out samples that lack its inputs.
 
     Args:
         answer: the model's answer.

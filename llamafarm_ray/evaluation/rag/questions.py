@@ -53,7 +53,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def questions_digest(questions: Iterable[Question]) -> Digest:
-    """Return the digest of what is asked and accepted; it does not depend on the file's form."""
+    """Return the digest of the questions and accepted answers; it does not depend on the file's form."""
     rows = [[one.question, one.answers, one.document, one.context, one.is_whole] for one in questions]
     return Digest.of(json.dumps(rows, ensure_ascii=True).encode())
 

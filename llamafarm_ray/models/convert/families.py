@@ -1,4 +1,4 @@
-"""Model families that are converted between transformers and GGUF: the facts of one that the other has a name for.
+"""Model families that are converted between transformers and GGUF: the facts that both have names for.
 
 The facts are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A property that GGUF has no fact for
 is built into llama.cpp; a model in which it has another value is refused instead of being written as another model.

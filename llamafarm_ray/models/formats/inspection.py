@@ -87,7 +87,7 @@ class Inspection:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences about what is wrong with the files; none if they fit the architecture."""
+        """Sentences about faults of the files; none if they fit the architecture."""
         unexpected = self.comparison.unexpected
         return self.faults + _told(((unexpected, "tensors belong to no part of the architecture"),))
 

@@ -1,4 +1,4 @@
-"""The registry actor: a cluster's one writer, and the place that everybody watches. A shell over the service."""
+"""The registry actor: a cluster's one writer, and the source of updates for all watchers. A shell over the service."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _MAX_CALLS = 10_000
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_MAX_CALLS)
 class RegistryActor:
-    """Follows the log at ``home``, hands its commits to whoever waits, commits what callers ask for.
+    """Follows the log at ``home``, hands its commits to waiting watchers, and commits callers' commands.
 
     It holds nothing that the log does not: killed at any moment, it comes back with every commit that it acknowledged.
     Ray repeats calls that a death cut off; their idempotency keys see to it that nothing is done twice.

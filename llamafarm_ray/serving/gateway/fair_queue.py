@@ -109,7 +109,7 @@ class FairQueue:
         raise self._refusal(f"The request waited for {self._timeout_s:g} s without a turn.")
 
     def _free(self, key: str, more: float) -> None:
-        """Give a slot back, and charge what was not charged yet."""
+        """Give a slot back, and charge the rest of the cost."""
         self._served[key] += more
         self._num_free += 1
         self._next()

@@ -98,7 +98,7 @@ def _spread(count: int, total: int) -> Iterator[int]:
 
 
 def _counted(signal: Signal, block: Sketch, reference: Sketch) -> tuple[int, int]:
-    """Return how many requests of a block have what is watched, and of how many that is known."""
+    """Return the requests of a block that have the watched property, and the number of known ones."""
     if signal.is_histogram:
         histogram: Counter[int] = getattr(block, signal.name)
         median = _median(getattr(reference, signal.name))

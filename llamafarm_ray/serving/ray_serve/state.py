@@ -208,7 +208,7 @@ def _application(name: str) -> ApplicationDetails | None:
 
 
 def _settings(application: ApplicationDetails) -> ApplicationSettings | None:
-    """Return our settings from an application's ``user_config``; None for an application of somebody else."""
+    """Return our settings from an application's ``user_config``; None for an application that is not ours."""
     for deployment in application["deployments"].values():
         config = deployment["deployment_config"].get("user_config")
         if isinstance(config, dict) and SETTINGS_KEY in config:

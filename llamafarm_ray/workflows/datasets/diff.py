@@ -64,7 +64,7 @@ class DatasetDifference:
 
 
 def diff(before: Path, after: Path, *, limit: int) -> DatasetDifference:
-    """Compare two datasets by the ids of their rows, which are digests of what the rows say.
+    """Compare two datasets by the ids of their rows, which are digests of the content.
 
     Args:
         before: path of the first one.

@@ -50,7 +50,7 @@ class ListedDataset:
 
 
 def list_datasets(registry: RegistryApi) -> list[ListedDataset]:
-    """Return all registered versions that whoever asks may read, by name, the newest of a name first."""
+    """Return all registered versions that the caller may read, by name, the newest of a name first."""
     state = registry.refresh()
     readable = [name for name in sorted(state.datasets) if registry.may(Action.READ, ModelRef(name).namespace)]
     return [dataset for name in readable for dataset in _versions(registry, name)]

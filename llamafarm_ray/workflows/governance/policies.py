@@ -1,4 +1,4 @@
-"""The rules of aliases: what they are, what they were, and new ones."""
+"""Policies of aliases: the current and earlier ones, and changes of them."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class ModelFacts:
         return self.whole.inspection if self.whole is not None else None
 
     def to_dict(self) -> dict[str, object]:
-        """Return them as JSON has them; what is not known is null or empty."""
+        """Return the facts as JSON values; unknown ones are null or empty."""
         seen = self.answering
         return {
             "format": self.own.inspection.format,

@@ -115,7 +115,7 @@ def _for_pods(config: Config, registry: RegistryApi) -> dict[str, Any]:
 
 
 def _read(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield the keys that name what the training reads, each with a path, URI or name."""
+    """Yield the keys that name the training's inputs, each with a path, URI or name."""
     dataset = config.dataset
     yield "base_model", config.base_model or ""
     if dataset.path is not None:

@@ -105,7 +105,7 @@ class QuantizedModel:
 
     @property
     def chosen(self) -> Tried:
-        """The measurements of what was written."""
+        """The measurements of the written form."""
         return next(one for one in self.tried if one.is_chosen)
 
     @property

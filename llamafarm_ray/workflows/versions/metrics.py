@@ -1,4 +1,4 @@
-"""Evaluation results as flat names and numbers, and where they are read from."""
+"""Evaluation results as flat names and numbers, and their sources."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def add_result(
 
 
 def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is added, with the benchmarks and other groups that only a version's earlier results have.
+    """Return the new results, with the benchmarks and other groups that only a version's earlier results have.
 
     Raises:
         InputError: the results are of a shape that would lose the earlier ones.

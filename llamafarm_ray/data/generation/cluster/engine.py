@@ -132,7 +132,7 @@ def _processor(plan: VllmPlan, longest: int) -> Processor:
 
 
 def _outcome(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is needed of an answer; Ray adds the error, and leaves a row that has one as it is."""
+    """Return the needed fields of an answer; Ray adds the error, and leaves a row that has one unchanged."""
     return {name: row[name] for name in ("request", "generated_text", "num_generated_tokens", "num_input_tokens")}
 
 

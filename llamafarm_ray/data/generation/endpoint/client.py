@@ -168,7 +168,7 @@ class Client:
         return await self._tried(attempt)
 
     async def _tried(self, attempt_once: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what an attempt returns, after several of them if need be."""
+        """Return the first successful attempt's result, after several attempts if need be."""
         for attempt in range(1, self._terms.max_attempts + 1):
             try:
                 return await attempt_once()

@@ -1,4 +1,4 @@
-"""The prompt: what a model is asked for a passage, and the JSON schema of its answer."""
+"""The prompt for a passage, and the JSON schema of its answer."""
 
 from __future__ import annotations
 

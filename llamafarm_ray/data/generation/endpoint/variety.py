@@ -32,7 +32,7 @@ class Variety:
     difficulty: tuple[tuple[str, float], ...] = ()
 
     def persona_of(self, passage: Passage) -> str:
-        """Return the person who asks about a passage; "" for nobody in particular."""
+        """Return the persona that asks about a passage; "" without one."""
         return self.personas[int(_share(passage, "persona") * len(self.personas))] if self.personas else ""
 
     def mix(self, passage: Passage, num_items: int) -> Mapping[str, int]:

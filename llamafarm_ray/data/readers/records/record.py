@@ -20,7 +20,7 @@ _MAX_METADATA_CHARS = 2000
 
 
 def record_line(record: Mapping[str, object]) -> str:
-    """Return ``key: value; key: value`` of what is not empty, lists joined by commas."""
+    """Return ``key: value; key: value`` of the values that are not empty, lists joined by commas."""
     pairs = ((key, _value(value)) for key, value in record.items())
     return "; ".join(f"{key}: {value}" if key else value for key, value in pairs if value)
 
@@ -53,7 +53,7 @@ def add_record(record: object, outline: Outline) -> None:
 
 
 def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline) -> Metadata:
-    """Return what a record says beside its text; what is too long is named in a note."""
+    """Return a record's metadata beside its text; a note names values that are too long."""
     beside = {str(key): value for key, value in record.items() if key not in used}
     nested = beside.get("metadata")
     if isinstance(nested, Mapping) and beside.keys().isdisjoint(map(str, nested)):
@@ -72,7 +72,7 @@ def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline
 
 
 def _add(value: Any, outline: Outline, depth: int) -> None:
-    """Add what is simple in ``value`` as one line, then all that is nested in it."""
+    """Add the simple values of ``value`` as one line, then the nested ones."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(value, Mapping):
