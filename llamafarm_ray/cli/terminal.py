@@ -227,7 +227,7 @@ class StageProgress:
     def __init__(self, progress: Any, *, in_lines: bool = False) -> None:
         self._progress = progress
         self._in_lines = in_lines
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, int] = {}
         self._said_at = time.monotonic()
 
     @property
@@ -296,7 +296,7 @@ def stage_bars(console: Console) -> Any:
     class Bars(Progress):
         lines: Sequence[str] = ()
 
-        def get_renderables(self) -> Iterator[Any]:
+        def get_renderables(self) -> Iterator[RenderableType]:
             yield self.make_tasks_table(self.tasks)
             for number, line in enumerate(self.lines):
                 style = "dim" if number else "cyan"

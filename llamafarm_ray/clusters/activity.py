@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import ray
 
-from llamafarm_ray.serving.ray_serve.cluster_state import jobs
+from llamafarm_ray.serving.ray_serve.cluster_state import JobEntry, jobs
 
 __all__ = ["idle_s"]
 
@@ -30,7 +29,7 @@ def idle_s(since: float) -> float:
     return max(0.0, time.time() - last)
 
 
-def _is_rays(job: dict[str, Any]) -> bool:
+def _is_rays(job: JobEntry) -> bool:
     """Return True for the dashboard's own connections, which last as long as it does."""
     return any(name in job["Entrypoint"] for name in _DASHBOARDS)
 

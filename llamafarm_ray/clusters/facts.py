@@ -12,7 +12,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -112,7 +111,7 @@ def nodes_of_cluster() -> list[Node]:
         began = time.time()
         facts, their_time = ray.get(there.remote(), timeout=_NODE_S)
         took = time.time() - began
-        more: dict[str, Any] = {
+        more: dict[str, object] = {
             "name": node["NodeManagerHostname"],
             "object_store_bytes": int(node["Resources"].get("object_store_memory", 0)),
             "skew_s": their_time - began - took / 2,
@@ -129,7 +128,7 @@ def _gcs_storage() -> str:
     return "redis" if os.environ.get("RAY_REDIS_ADDRESS") else storage or "memory"
 
 
-def _facts_and_time() -> tuple[dict[str, Any], float]:
+def _facts_and_time() -> tuple[dict[str, object], float]:
     here = this_node()
     return {name: getattr(here, name) for name in Node.__slots__}, time.time()
 

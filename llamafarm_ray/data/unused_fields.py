@@ -32,7 +32,7 @@ def has_images(row: Mapping[str, Any]) -> bool:
     return any(turn.get("images") for turn in row.get("messages") or ())
 
 
-def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, object]] = ()) -> tuple[str, ...]:
     """Return the names of a record's fields that have a value and that training does not use.
 
     Args:

@@ -38,7 +38,7 @@ class _Example:
     prompt_ids: list[int]
     reference: str
     question: str
-    expected_calls: tuple[dict[str, Any], ...] | None
+    expected_calls: tuple[dict[str, object], ...] | None
 
 
 @dataclass(frozen=True, slots=True)

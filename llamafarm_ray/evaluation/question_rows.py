@@ -57,7 +57,7 @@ def texts_of(row: Mapping[str, object], names: Sequence[str], where: str) -> tup
     return tuple(str(one).strip() for one in texts)
 
 
-def _values(text: str, path: Path, form: str) -> Iterator[tuple[Any, str]]:
+def _values(text: str, path: Path, form: str) -> Iterator[tuple[object, str]]:
     if text.lstrip().startswith("["):
         values = _parsed(text, str(path), form)
         yield from ((value, f"{path}, question {number}") for number, value in enumerate(values, 1))

@@ -63,7 +63,7 @@ class BenchmarkScores:
     baseline: dict[str, float] | None = None
     num_examples: int | None = None
     num_skipped: int | None = None
-    comparison: dict[str, dict[str, Any]] | None = None
+    comparison: dict[str, dict[str, object]] | None = None
     digests: dict[str, str] | None = None
     intervals: dict[str, tuple[float, float]] | None = None
     failures: dict[str, int] | None = None

@@ -152,7 +152,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
         self.bottleneck_scale[name] = config.adapter_scale
         me._move_adapter_to_device_of_base_layer(name)  # noqa: SLF001 - peft's helper for its layers
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """See the class. ``x``: (..., inputs of the base layer); returns (..., its outputs)."""
         me: Any = self  # what BaseTunerLayer adds is untyped
         result: torch.Tensor = self.base_layer(x, *args, **kwargs)

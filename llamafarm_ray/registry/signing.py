@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError, IntegrityError, PolicyError, UnsupportedError
@@ -169,7 +170,7 @@ def check_policies(state: RegistryState, content: ContentStore, record: VersionR
             verify(folder, content.read_blob(Digest(signature.signature)), signature.public_key)
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import model_signing  # an extra, and slow to import
     except ImportError:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from llamafarm_ray.errors import InputError
@@ -26,7 +26,7 @@ _PATIENT_REQUESTS = 20
 connections at once, five where it is silent."""
 
 
-def open_uri(uri: str, *, is_patient: bool = False) -> tuple[Any, str]:
+def open_uri(uri: str, *, is_patient: bool = False) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a URI and the path in it.
 
     Args:
@@ -80,7 +80,7 @@ def _service_descriptions(data_path: str | None) -> object:
     return create_loader(data_path)
 
 
-def _socket(address: tuple[Any, ...]) -> socket.socket:
+def _socket(address: tuple[int, int, int, str, object]) -> socket.socket:
     """Make a socket with a timeout for sending too; libraries have timeouts for receiving only."""
     made = socket.socket(*address[:3])
     if hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Tracer
 
 __all__ = [
     "PROTOCOL",
@@ -99,10 +101,11 @@ class Spans:
         parent: span that this process's are parts of, as a ``traceparent`` (W3C Trace Context); empty: none.
     """
 
+    _provider: TracerProvider | None = None
+    _tracer: Tracer | None = None
+    _parent: Context | None = None
+
     def __init__(self, endpoint: str | None, parent: str = "") -> None:
-        self._provider: Any = None
-        self._tracer: Any = None
-        self._parent: Any = None
         if endpoint is None:
             return
         from opentelemetry.sdk.resources import Resource  # half a second of imports

@@ -67,7 +67,7 @@ class Domain:
             _check_range(kind, values)
         return cls(kind, values)  # type: ignore[arg-type]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As it is written."""
         return {self.kind: [_thawed(one) for one in self.values]}
 

@@ -309,7 +309,7 @@ def _is_question(row: Mapping[str, Any]) -> bool:
     return row["provenance"] is None or not json.loads(row["provenance"]).get("kind")
 
 
-def _is_asked_by_heart(row: Mapping[str, Any]) -> bool:
+def _is_asked_by_heart(row: Mapping[str, object]) -> bool:
     """Return True for a question in English: its other forms are made by English rules."""
     return _is_question(row) and _is_english(row)
 

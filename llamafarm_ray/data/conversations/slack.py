@@ -83,7 +83,7 @@ def _is_day(path: str) -> bool:
     return len(parts.parts) == 2 and _DAY.fullmatch(parts.name) is not None  # channel and day
 
 
-def _people(users: list[Any]) -> dict[str, str]:
+def _people(users: list[object]) -> dict[str, str]:
     names = {}
     for user in users:
         if not isinstance(user, Mapping):

@@ -80,7 +80,7 @@ class Augmenter:
                 yield copy
         counts.dropped += type(counts.dropped)()  # without reasons that no row has
 
-    def _copy(self, row: Row, at: int, content: str, method: str) -> dict[str, Any]:
+    def _copy(self, row: Row, at: int, content: str, method: str) -> dict[str, object]:
         """Return a row with another content of one turn."""
         turns = [dict(turn) for turn in row["messages"]]
         turns[at]["content"] = content

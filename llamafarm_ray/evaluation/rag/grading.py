@@ -175,7 +175,7 @@ def answers_one_by_one(
     return tuple(found)
 
 
-def rag_integration(exam: Sequence[AskedQuestion], answers: Answers) -> dict[str, Any] | None:
+def rag_integration(exam: Sequence[AskedQuestion], answers: Answers) -> dict[str, object] | None:
     """Return the block of that name: relevance of the passages, quality of the answers, and their time.
 
     ``retrieval_relevance`` is the hit rate of the retrieved passages, ``response_quality`` the share of right answers

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.question_rows import ANSWERS, read_rows, texts_of
@@ -38,7 +37,7 @@ class Question:
     document: str | None = None
     context: tuple[str, ...] = ()
     is_whole: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import UnsupportedError
 
@@ -66,7 +66,7 @@ class Family:
     model_types: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=lambda: _DECODER)
     optional: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
     derived: Mapping[str, Callable[[PreTrainedConfig], object]] = field(default_factory=dict)
     norm_offset: float = 0.0
     permutes: bool = False

@@ -71,7 +71,7 @@ def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _templates(facts: Mapping[str, Any]) -> str | dict[str, str] | None:
+def _templates(facts: Mapping[str, object]) -> str | dict[str, str] | None:
     """Return the chat template; with others beside it, all of them by their names."""
     names = facts.get(f"{_TEMPLATE}s")
     found = {name: facts.get(f"{_TEMPLATE}.{name}") for name in names} if isinstance(names, list) else {}

@@ -295,7 +295,7 @@ def _json(files: ModelFiles, name: str) -> dict[str, Any]:
     return values
 
 
-def _object(values: Mapping[str, object], key: str) -> dict[str, Any]:
+def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = values.get(key)
     return found if isinstance(found, dict) else {}
 

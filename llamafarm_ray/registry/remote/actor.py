@@ -9,9 +9,9 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.api import Outcome
@@ -109,7 +109,7 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def registry_actor(home: str) -> Any:
+def registry_actor(home: str) -> ActorHandle:
     """The handle of the actor for ``home``, started (detached) if it isn't running."""
     location = Location(home)
     name = f"registry-{hashlib.sha256(location.root.encode()).hexdigest()[:12]}"

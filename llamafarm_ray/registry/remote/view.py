@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
@@ -44,7 +44,7 @@ class RegistryView:
         self.on_change: Callable[[], object] = lambda: None
         self.on_read: Callable[[bool], object] = lambda _: None
         self._home = home
-        self._actor: Any = registry_actor(home)
+        self._actor: ActorHandle = registry_actor(home)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -17,7 +17,6 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.http.errors import LimitError
@@ -64,7 +63,7 @@ class FairQueue:
         return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
-    async def turn(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> AsyncIterator[Turn]:
+    async def turn(self, key: str, cost: float, gone: Callable[[], asyncio.Future[None]]) -> AsyncIterator[Turn]:
         """Wait for a turn; the block is the time at the engine.
 
         Args:
@@ -86,7 +85,7 @@ class FairQueue:
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
             self._free(key, taken.cost - cost)
 
-    async def _wait(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> None:
+    async def _wait(self, key: str, cost: float, gone: Callable[[], asyncio.Future[None]]) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._enter(key, place, cost)
         self._next()

@@ -10,7 +10,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.serving.health.signals import SIGNALS, Signal
@@ -40,7 +40,7 @@ class Change:
     after: float
     matters: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it for JSON."""
         return asdict(self)
 

@@ -9,7 +9,7 @@ knows where a running Serve listens and its replicas' actors, ``_disconnect``, w
 from __future__ import annotations
 
 import logging
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import ray
 from ray.exceptions import RayError
@@ -64,7 +64,7 @@ class ReplicaDetails(TypedDict):
 class _DeploymentDetails(TypedDict):
     name: str
     target_num_replicas: int
-    deployment_config: dict[str, Any]
+    deployment_config: dict[str, object]
     replicas: list[ReplicaDetails]
 
 

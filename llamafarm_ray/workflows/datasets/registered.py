@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi
@@ -38,7 +37,7 @@ class ListedDataset:
     num_train: int
     num_validation: int
     location: str
-    documents: tuple[dict[str, Any], ...]
+    documents: tuple[dict[str, object], ...]
     trained: tuple[str, ...]
     evaluated: tuple[str, ...]
     manifest: str | None

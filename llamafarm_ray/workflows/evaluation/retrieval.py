@@ -200,7 +200,7 @@ class _Asking:
     kept: KeptAnswers | None
 
     async def ask(
-        self, path: str, body: Mapping[str, Any], read: Callable[[Any], _T]
+        self, path: str, body: Mapping[str, object], read: Callable[[Any], _T]
     ) -> tuple[_T, float] | RetrievalFailure:
         """Return an answer's content and its time, or the failure.
 

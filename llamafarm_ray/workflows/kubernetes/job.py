@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
@@ -85,7 +84,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[Resource]:
     ]
 
 
-def _for_pods(config: Config, registry: RegistryApi) -> dict[str, Any]:
+def _for_pods(config: Config, registry: RegistryApi) -> dict[str, object]:
     """Return the resolved configuration as pods read it; what they can't read is refused."""
     base = config.base_model
     if base is None:

@@ -74,7 +74,7 @@ def add_result(
     return registry.resolve(record.ref)
 
 
-def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(record: VersionRecord, added: Mapping[str, object]) -> dict[str, object]:
     """Return the new results, with the benchmarks and other groups that only a version's earlier results have.
 
     Raises:

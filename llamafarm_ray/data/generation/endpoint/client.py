@@ -262,7 +262,7 @@ def _read(response: httpx.Response, request: Mapping[str, object]) -> Answer:
     return answer
 
 
-def answer_in(body: Any, request: Mapping[str, Any]) -> Answer | None:
+def answer_in(body: Any, request: Mapping[str, object]) -> Answer | None:
     """Return the answer in the body of a response to a request; None if there is none."""
     try:
         choice = body["choices"][0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.text import text_digest
@@ -63,7 +62,7 @@ class Variety:
             yield f"Of these, write {listed}, and name the level of each as its difficulty."
 
     @property
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         """Schema of the field that an answer has for it."""
         levels = [level for level, _ in self.difficulty]
         return {"difficulty": {"type": "string", "enum": levels}} if levels else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from llamafarm_ray.data.parsed import Metadata
 from llamafarm_ray.data.readers.base import Outline
@@ -52,7 +51,7 @@ def add_record(record: object, outline: Outline) -> None:
         _add(record, outline, 0)
 
 
-def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline) -> Metadata:
+def _metadata(record: Mapping[str, object], used: Collection[str], outline: Outline) -> Metadata:
     """Return a record's metadata beside its text; a note names values that are too long."""
     beside = {str(key): value for key, value in record.items() if key not in used}
     nested = beside.get("metadata")
@@ -71,7 +70,7 @@ def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline
     return tuple(found)
 
 
-def _add(value: Any, outline: Outline, depth: int) -> None:
+def _add(value: object, outline: Outline, depth: int) -> None:
     """Add the simple values of ``value`` as one line, then the nested ones."""
     if depth > _MAX_DEPTH:
         return
