@@ -117,7 +117,7 @@ class RegistryApi(ABC):
 
     @abstractmethod
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
-        """Check that whoever asks may do something that is no command, such as reading."""
+        """Check that the caller may do an action that is no command, such as reading."""
 
     @abstractmethod
     def may(self, action: Action, namespace: str) -> bool:

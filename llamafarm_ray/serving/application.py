@@ -190,7 +190,7 @@ def _check(llm_config: LlmConfig) -> None:
 
 
 def _limits(deployment: Deployment, engine: EngineName) -> Limits:
-    """The limits; the engine's own option says how much it works on at once, where it has one."""
+    """Return the limits; an engine's own option decides its concurrency."""
     options = deployment.engine_kwargs
     given = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
     num_running = whole_number(given)

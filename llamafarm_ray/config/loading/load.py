@@ -1,4 +1,4 @@
-"""Reading a configuration: defaults, then a file, then overrides; every mistake reported at once."""
+"""Read a configuration: defaults, then a file, then overrides; report every mistake at once."""
 
 from __future__ import annotations
 

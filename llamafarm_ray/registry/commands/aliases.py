@@ -209,7 +209,7 @@ def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:
 
 
 def _check_may_lift(state: RegistryState, target: str, context: Context) -> None:
-    """Check that whoever asks may set rules, without which an alias that has some can't be removed.
+    """Check that the caller may set policies: only such callers may remove an alias that has one.
 
     Raises:
         AccessDeniedError: they may not.

@@ -36,7 +36,7 @@ BY_ITSELF = "DEFAULT"
 Without one, an actor that a replica makes is placed in the replica's placement group, and ends with it for good.
 """
 _POLL_S = 0.2
-"""Seconds between two looks at the log for commits of other writers, while somebody waits."""
+"""Seconds between two looks at the log for commits of other writers, while callers wait."""
 _MAX_CALLERS = 64
 _MAX_CALLS = 10_000
 """Calls that run at a time: each watcher's is one, and Ray's own limit of 1,000 would leave none for other callers."""

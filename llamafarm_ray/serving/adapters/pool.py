@@ -284,7 +284,7 @@ class AdapterPool:
         return True
 
     def _settle(self, adapter: _Adapter) -> None:
-        """Forget an adapter that is not there and that nobody asks for; else see whether it has to go."""
+        """Forget an adapter that is neither loaded nor requested; else unload it if it has to go."""
         is_pulling = adapter.files is not None and not adapter.files.done()
         if adapter.place != "outside" or not adapter.is_idle or is_pulling:
             self._sweep()
@@ -322,7 +322,7 @@ class AdapterPool:
         return [adapter for adapter in self._adapters.values() if adapter.is_loaded]
 
     def _by_age(self, adapters: Iterable[_Adapter]) -> list[_Adapter]:
-        """The ones to go first are first: not those that a swap is about to need, then those nobody waits for."""
+        """Return adapters in the order of their eviction: those a swap needs soon last, requested ones before them."""
         return sorted(adapters, key=lambda one: (self._is_held(one), one.num_users > 0, one.last_used))
 
     def _is_held(self, adapter: _Adapter) -> bool:

@@ -214,7 +214,7 @@ class _Held:
         self.begun = asyncio.Event()
         """Set once the answer begins."""
         self.is_over = False
-        """Whether what the proxy still says is nobody's."""
+        """True once the rest of the proxy's message belongs to no request."""
 
     async def receive(self) -> Message:
         if self.begun.is_set():

@@ -203,7 +203,7 @@ class Downloads:
             return self._fetch(asked, listing)
 
     def _here(self, record: DownloadRecord, asked: _Asked) -> Download | None:
-        """Return a download whose files are all right, in use from here on."""
+        """Return a download whose files are intact, marked as in use."""
         folder = self._cache.use(record.manifest)
         if folder is None:
             return None

@@ -150,7 +150,7 @@ def _check_space(transfers: Sequence[Transfer], folder: Path) -> None:
 
 
 class _Work:
-    """The pieces of one file that are on their way; whoever ends the last one finishes the file."""
+    """The pieces of one file that are on their way; the worker of the last one finishes the file."""
 
     def __init__(self, transfer: Transfer, finished: Callable[[Fetched], None]) -> None:
         self._transfer = transfer

@@ -173,7 +173,7 @@ class BlobCache:
 
     @staticmethod
     def _fill(file: RawIOBase, entry: FileEntry, source: Source, *, keep: bool = False) -> bool:
-        """Write an entry's bytes, going on after those that are there if they are kept; whether they are right."""
+        """Write an entry's bytes, after kept ones if there are any; return True if they have its digest."""
         hasher = hashlib.sha256()
         file.seek(0)
         while keep and (piece := file.read(PIECE_BYTES)):
