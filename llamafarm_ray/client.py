@@ -1,4 +1,4 @@
-"""A client for agents: which deployed model to ask, by what it is for, how good and how fast it is.
+"""Client for agents: choose a deployed model by task, quality and speed.
 
 ::
 
@@ -119,7 +119,7 @@ async def select_model_async(
 
 
 def _choosing(wanted: Wanted, roots: Sequence[str]) -> Generator[list[str], list[_Answer], Selection]:
-    """The choice without input and output: gives addresses to get, takes their answers, returns what is chosen."""
+    """Choose without input and output: yield addresses to get, take their answers, and return the choice."""
     clusters = [root for root in roots if not root.endswith(_VERSION)]
     routes = yield [f"{root}/-/routes" for root in clusters]
     found = {root: _base_urls(root, answer) for root, answer in zip(clusters, routes, strict=True)}

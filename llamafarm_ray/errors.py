@@ -158,7 +158,7 @@ class InfrastructureError(LlamaFarmError):
 
 
 class ClusterError(InfrastructureError):
-    """Ray can't be reached, or gave up on what it was running."""
+    """Ray can't be reached, or gave up on its work."""
 
     code = "cluster_error"
     http_status = 503

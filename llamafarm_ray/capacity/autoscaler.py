@@ -108,7 +108,7 @@ def _group_resources(group: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _counted(limits: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _counted(limits: Mapping[str, object]) -> Iterator[tuple[str, float]]:
     for name, quantity in limits.items():
         text = str(quantity)
         if name == "cpu":
@@ -132,7 +132,7 @@ def _config_file(gcs_address: str) -> Path | None:
     return None
 
 
-def _ray_cluster(name: str) -> dict[str, Any]:
+def _ray_cluster(name: str) -> dict[str, object]:
     """Return the RayCluster of the pod that this process is in."""
     namespace, token = ((_ACCOUNT / part).read_text(encoding="utf-8").strip() for part in ("namespace", "token"))
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
@@ -144,5 +144,5 @@ def _ray_cluster(name: str) -> dict[str, Any]:
         trust_env=False,
     )
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
+    found: dict[str, object] = answer.json()
     return found

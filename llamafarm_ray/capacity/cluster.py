@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from llamafarm_ray.capacity.autoscaler import Limits, read_limits
 
@@ -66,7 +66,14 @@ def _size(resources: Mapping[str, float]) -> tuple[float, float]:
     return float(resources.get("GPU", 0.0)), float(resources.get("CPU", 0.0))
 
 
-def _limits(nodes: list[dict[str, Any]]) -> Limits:
+class _Node(TypedDict):
+    """Entries of ``ray.nodes()`` that are read here."""
+
+    NodeID: str
+    Resources: Mapping[str, float]
+
+
+def _limits(nodes: list[_Node]) -> Limits:
     import ray  # as above
 
     head = next((node["NodeID"] for node in nodes if _HEAD in node["Resources"]), None)

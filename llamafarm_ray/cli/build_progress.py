@@ -18,7 +18,7 @@ _MIN_ELAPSED_S = 0.5
 
 
 class BuildProgress:
-    """Shows each stage of a build with what is done, the rate, and the time left.
+    """Shows each stage of a build with its progress, its rate, and the time left.
 
     On a terminal a stage has a bar. Elsewhere it has a line at its end, and one every ten seconds until then.
 
@@ -70,7 +70,7 @@ class BuildProgress:
         return ", ".join(parts)
 
     def _rate(self, stage: Stage) -> float | None:
-        """Return what is done in a second, without what an earlier attempt had done; None if it is too early to say."""
+        """Return the rate in units a second, without an earlier attempt's work; None if it is too early to say."""
         done, elapsed_s = stage.done - self._done_before, self._now() - self._began_s
         return done / elapsed_s if done > 0 and elapsed_s >= _MIN_ELAPSED_S else None
 

@@ -1,4 +1,4 @@
-"""A verb as a Ray job, as it looks from this terminal: sent, its output followed, Ctrl-C, its exit status."""
+"""Send a verb as a Ray job, follow its output, pass on Ctrl-C, and return its exit status."""
 
 from __future__ import annotations
 

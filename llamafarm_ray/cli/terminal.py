@@ -201,12 +201,12 @@ def number(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """A text without what a terminal would obey or hide: control characters, overrides of the writing direction."""
+    """Return a text without control characters and overrides of the writing direction."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def begin(text: str, *, quiet: bool = False) -> None:
-    """Say on standard error what a command does next, before it imports or starts what takes seconds."""
+    """Name the next step on standard error, before imports or starts that take seconds."""
     if not quiet:
         _error_console.print(_printable(f"{text} ..."), markup=False, style="dim")
 
@@ -227,7 +227,7 @@ class StageProgress:
     def __init__(self, progress: Any, *, in_lines: bool = False) -> None:
         self._progress = progress
         self._in_lines = in_lines
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, int] = {}
         self._said_at = time.monotonic()
 
     @property
@@ -296,7 +296,7 @@ def stage_bars(console: Console) -> Any:
     class Bars(Progress):
         lines: Sequence[str] = ()
 
-        def get_renderables(self) -> Iterator[Any]:
+        def get_renderables(self) -> Iterator[RenderableType]:
             yield self.make_tasks_table(self.tasks)
             for number, line in enumerate(self.lines):
                 style = "dim" if number else "cyan"

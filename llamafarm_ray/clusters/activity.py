@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import ray
 
-from llamafarm_ray.serving.ray_serve.cluster_state import jobs
+from llamafarm_ray.serving.ray_serve.cluster_state import JobEntry, jobs
 
 __all__ = ["idle_s"]
 
@@ -17,7 +16,7 @@ _CONTROLLER = {"name": "SERVE_CONTROLLER_ACTOR", "namespace": "serve"}
 
 
 def idle_s(since: float) -> float:
-    """Return the seconds for which nobody has used the connected Ray; 0 while somebody does.
+    """Return the seconds since the last use of the connected Ray; 0 while it is in use.
 
     Args:
         since: time from which on disuse counts at most, in seconds since 1970.
@@ -30,7 +29,7 @@ def idle_s(since: float) -> float:
     return max(0.0, time.time() - last)
 
 
-def _is_rays(job: dict[str, Any]) -> bool:
+def _is_rays(job: JobEntry) -> bool:
     """Return True for the dashboard's own connections, which last as long as it does."""
     return any(name in job["Entrypoint"] for name in _DASHBOARDS)
 

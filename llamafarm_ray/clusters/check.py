@@ -1,4 +1,4 @@
-"""Dangers of a cluster, by the facts of its nodes and its dashboard: what a stranger can do, and what will fail."""
+"""Dangers of a cluster, by the facts of its nodes and its dashboard: open access, and failures to come."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Finding:
 
 
 def findings(nodes: Sequence[Node], dashboard: Dashboard | None) -> list[Finding]:
-    """Return what was found, dangers first; one that is ``ok`` for each check without any.
+    """Return the findings, dangers first; one that is ``ok`` for each check without any.
 
     Args:
         nodes: facts of all nodes, or of this machine alone.
@@ -128,7 +128,7 @@ def refuse_open_dashboard(url: str) -> None:
 
 
 def _heads(nodes: Iterable[Node]) -> Iterator[Finding]:
-    """Say what is left of the cluster when its head is lost."""
+    """Yield findings about the loss of the cluster's head."""
     for node in nodes:
         if node.gcs_storage == "memory":
             what = f"Ray's control state is in the memory of {node.name} alone: with it running work is lost"

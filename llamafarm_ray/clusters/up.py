@@ -41,7 +41,7 @@ def up(*, idle_timeout_s: float = IDLE_TIMEOUT_S, with_dashboard: bool = True) -
 
 
 def down() -> StandingRay | None:
-    """End the Ray of this user that stays on this machine and all of its processes; return what it was.
+    """End the Ray of this user that stays on this machine and all of its processes; return its record.
 
     Raises:
         ClusterError: its keeper can't be ended.

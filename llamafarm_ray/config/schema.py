@@ -35,14 +35,14 @@ def json_schema() -> dict[str, object]:
                 by_key.setdefault((section, alias.name), []).append(alias)
     for (section, name), aliases in by_key.items():
         forms = [_alias_schema(schema, canonical, alias) for alias in aliases]
-        either = {"description": " ".join(form["description"] for form in forms), "anyOf": forms}
+        either = {"description": " ".join(str(form["description"]) for form in forms), "anyOf": forms}
         _object_of(schema, section)["properties"][name] = forms[0] if len(forms) == 1 else either
     return schema
 
 
 def _object_of(schema: dict[str, Any], section: Path) -> dict[str, Any]:
     """The object that describes a section."""
-    found: dict[str, object] = schema["$defs"][layout().sections[section].__name__] if section else schema
+    found: dict[str, Any] = schema["$defs"][layout().sections[section].__name__] if section else schema
     return found
 
 
@@ -56,7 +56,7 @@ def _allow_other_forms_of_section(schema: dict[str, Any], canonical: dict[str, A
     properties[path[-1]] = {"description": info.description, "anyOf": forms}
 
 
-def _reference(path: Path) -> dict[str, Any]:
+def _reference(path: Path) -> dict[str, object]:
     return {"$ref": f"#/$defs/{layout().sections[path].__name__}" if path else "#"}
 
 
@@ -68,13 +68,13 @@ def _property(canonical: dict[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("default", "description", "title")}
 
 
-def _alias_schema(schema: dict[str, Any], canonical: dict[str, Any], alias: Alias) -> dict[str, Any]:
+def _alias_schema(schema: dict[str, Any], canonical: dict[str, object], alias: Alias) -> dict[str, object]:
     about = {"description": f"Another spelling of {alias.target or 'the whole configuration'} ({alias.tools})."}
     if alias.path in layout().sections:
         if not alias.path:
             return {**about, **_reference(())}
         return {**about, **_object_of(schema, alias.path[:-1])["properties"][alias.path[-1]], **about}
-    accepted: list[Any] = [{"type": "null"}]
+    accepted: list[object] = [{"type": "null"}]
     if alias.values:
         accepted.append({"enum": [value for value in alias.values if value is not None]})
     if alias.accepts is not None:

@@ -186,6 +186,6 @@ def _read(shards: Sequence[Path]) -> ray.data.Dataset:
 
 
 def _own_rows(block: pa.Table, *, built: BuiltDataset, folder: Path) -> pa.Table:
-    rows: list[dict[str, Any]] = [own_row(record, built) for record in block.to_pylist()]
+    rows: list[dict[str, object]] = [own_row(record, built) for record in block.to_pylist()]
     _refuse_images({"": rows}, folder)
     return pa.Table.from_pylist(rows, schema=with_optional(built.kind.schema, rows))

@@ -26,7 +26,7 @@ class Prompt:
     template: str | None = None
     system: str | None = None
 
-    def applied_to(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def applied_to(self, row: Mapping[str, Any]) -> dict[str, object]:
         """Return a chat row with the prompt. A conversation that has a system turn keeps its own."""
         if self.template is None and self.system is None:
             return dict(row)

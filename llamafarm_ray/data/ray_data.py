@@ -1,4 +1,4 @@
-"""The few things that are needed from Ray Data everywhere: a running cluster, quiet, and its errors as ours."""
+"""Shared use of Ray Data: a running cluster, quiet output, and its errors as ours."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def schema_of_build(config: DatasetConfig) -> pa.Schema:
     return with_optional(schema, [{"tools": "[]", "messages": [{"role": "", "content": "", "tool_calls": "[]"}]}])
 
 
-def row_of_kind(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def row_of_kind(row: Mapping[str, Any], kind: str) -> dict[str, object]:
     """Return a row of ``EXAMPLE_SCHEMA`` with the columns of its kind, and those that say where it came from."""
     extra: dict[str, Any] = json.loads(row["extra"]) if row.get("extra") else {}
     if kind == "chat":
@@ -86,6 +86,6 @@ def messages_of_row(row: Mapping[str, Any], kind: str) -> tuple[tuple[Message, .
             return pair, json.dumps({"negatives": list(row["negatives"])})
 
 
-def _marked(turns: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+def _marked(turns: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """Return the turns for ``extra`` if they have more than role and content, such as images."""
     return {"turns": list(turns)} if any(turn.keys() - {"role", "content"} for turn in turns) else {}

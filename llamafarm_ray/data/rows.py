@@ -214,7 +214,7 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Digest of what an example says: two examples with one key are duplicates of each other."""
+        """Digest of an example's content: two examples with one key are duplicates of each other."""
         said = [part for message in self.messages for part in (message.role, normal_form(message.content))]
         return text_digest([*said, self.extra] if self.extra else said)
 

@@ -1,4 +1,4 @@
-"""The examples that are held out for validation."""
+"""Assignment of examples to the training and validation splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of records that training does not use: told for each file, so that nothing is lost in silence."""
+"""Fields of records that training does not use, reported for each file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def has_images(row: Mapping[str, Any]) -> bool:
     return any(turn.get("images") for turn in row.get("messages") or ())
 
 
-def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, Any]] = ()) -> tuple[str, ...]:
+def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, object]] = ()) -> tuple[str, ...]:
     """Return the names of a record's fields that have a value and that training does not use.
 
     Args:

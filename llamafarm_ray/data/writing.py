@@ -58,7 +58,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Refuse early what is bound to fail.
+        """Refuse a write that is bound to fail, before any work.
 
         Raises:
             ConflictError: something is at the output that is no dataset.
@@ -74,7 +74,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def publish(self) -> bool:
-        """Move what was written to the output; False if the same dataset is there already and stays.
+        """Move the written files to the output; False if the same dataset is there already and stays.
 
         Raises:
             ConflictError: another dataset is there and ``overwrite`` is off.
@@ -237,7 +237,7 @@ class FileTarget(Target):
             (self._staging / "page").write_text(page, encoding="utf-8")
 
     def publish(self) -> bool:
-        """See :meth:`Target.publish`; the main file comes last, so what is beside it is never missing."""
+        """See :meth:`Target.publish`; the main file comes last, so its companions are never missing."""
         if self.output.exists():
             if self._is_same():
                 return False

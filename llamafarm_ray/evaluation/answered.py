@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 __all__ = ["Answered"]
 
@@ -36,6 +35,6 @@ class Answered:
     baseline_score: float | None = None
     slices: dict[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it for JSON."""
         return asdict(self)

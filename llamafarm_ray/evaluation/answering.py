@@ -38,7 +38,7 @@ class _Example:
     prompt_ids: list[int]
     reference: str
     question: str
-    expected_calls: tuple[dict[str, Any], ...] | None
+    expected_calls: tuple[dict[str, object], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class _Asked:
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> HeldOutAnswers:
-    """Answer what the fields of an `EvaluationJob` say, or one worker's part of it."""
+    """Run an `EvaluationJob` given as plain fields, or one worker's part of it."""
     fields = {name: value for name, value in settings.items() if name not in {"part", "num_parts"}}
     return answer_held_out(EvaluationJob(**fields), report, settings.get("part", 0), settings.get("num_parts", 1))
 

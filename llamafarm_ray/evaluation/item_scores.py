@@ -52,7 +52,7 @@ class ItemScores:
         }
         return cls(metrics, dict(data["documents"]), tuple(data["lower_is_better"]))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
         metrics = {metric: dict(scores) for metric, scores in self.metrics.items()}
         return {

@@ -38,7 +38,7 @@ class KeptBatches:
         """Return the answers of another model in the same evaluation."""
         return replace(self, weights=weights)
 
-    def find(self, batch: Any) -> list[Any] | None:
+    def find(self, batch: object) -> list[Any] | None:
         """Return the answers to an equal batch; None if there are none, or they can't be read.
 
         Args:
@@ -51,7 +51,7 @@ class KeptBatches:
             return None
         return answers if isinstance(answers, list) else None
 
-    def keep(self, batch: Any, answers: list[Any]) -> None:
+    def keep(self, batch: object, answers: list[object]) -> None:
         """Store answers. Where that fails they are asked for again."""
         with contextlib.suppress(StorageError):
             self.home.write(self._name(batch), json.dumps(answers).encode())
@@ -62,7 +62,7 @@ class KeptBatches:
             for file in list(self.home.walk(self.folder)):
                 self.home.remove(file.name)
 
-    def _name(self, batch: Any) -> str:
+    def _name(self, batch: object) -> str:
         plain = asdict(batch) if is_dataclass(batch) and not isinstance(batch, type) else batch
         digest = digest_of([self.weights, plain])
         return f"{self.folder}/{digest.removeprefix('sha256:')}.json"

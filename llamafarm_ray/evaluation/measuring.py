@@ -56,7 +56,7 @@ class _Given:
 
 
 def measure_settings(settings: Mapping[str, Any], report: Report) -> EvaluationResult:
-    """Measure what the fields of a `MeasuringJob` say."""
+    """Run a `MeasuringJob` given as plain fields."""
     return measure(MeasuringJob(**settings), report)
 
 

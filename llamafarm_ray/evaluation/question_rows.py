@@ -29,12 +29,13 @@ def read_rows(path: Path, form: str) -> Iterator[tuple[Mapping[str, object], str
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"The questions {str(path)!r} can't be read: {error}.", hint="Give a JSONL file.") from None
-    number = 0
-    for number, (row, where) in enumerate(_values(text, path, form), 1):  # noqa: B007  counted
+    is_empty = True
+    for row, where in _values(text, path, form):
+        is_empty = False
         if not isinstance(row, Mapping):
             raise InputError(f"{where} is a JSON {type(row).__name__}, not an object.", hint=form)
         yield row, where
-    if not number:
+    if is_empty:
         raise InputError(f"{path} has no questions.", hint=form)
 
 
@@ -56,7 +57,7 @@ def texts_of(row: Mapping[str, object], names: Sequence[str], where: str) -> tup
     return tuple(str(one).strip() for one in texts)
 
 
-def _values(text: str, path: Path, form: str) -> Iterator[tuple[Any, str]]:
+def _values(text: str, path: Path, form: str) -> Iterator[tuple[object, str]]:
     if text.lstrip().startswith("["):
         values = _parsed(text, str(path), form)
         yield from ((value, f"{path}, question {number}") for number, value in enumerate(values, 1))

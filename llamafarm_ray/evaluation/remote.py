@@ -94,7 +94,7 @@ def use_counter() -> Callable[[float], None]:
     return count
 
 
-def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report | None = None) -> Any:
+def run_on_ray(function: str, settings: Mapping[str, object], on_progress: Report | None = None) -> Any:
     """Call a function in a Ray task and return its result; see `run_all_on_ray`."""
     return run_all_on_ray(function, [settings], on_progress)[0]
 
@@ -153,7 +153,7 @@ def run_all_on_ray(
 
 
 def _run(
-    function: str, settings: Mapping[str, Any], num_workers: int, prepare: Callable[[], None] | None = None
+    function: str, settings: Mapping[str, object], num_workers: int, prepare: Callable[[], None] | None = None
 ) -> Iterator[_Item]:
     """Stream progress and use, and at last the result, or the error as a value: raised, Ray would wrap it."""
     counted = time.monotonic()

@@ -63,7 +63,7 @@ class BenchmarkScores:
     baseline: dict[str, float] | None = None
     num_examples: int | None = None
     num_skipped: int | None = None
-    comparison: dict[str, dict[str, Any]] | None = None
+    comparison: dict[str, dict[str, object]] | None = None
     digests: dict[str, str] | None = None
     intervals: dict[str, tuple[float, float]] | None = None
     failures: dict[str, int] | None = None
@@ -77,7 +77,7 @@ class BenchmarkScores:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read one entry of ``benchmarks``: what is not known by its name is a metric."""
+        """Read one entry of ``benchmarks``; keys with unknown names are metrics."""
         known = {"improvement", "baseline", *_COUNTS, *_TABLES, *_TEXTS}
         intervals = data.get("intervals")
         texts: dict[str, Any] = {name: data.get(name) for name in _TEXTS}
@@ -109,7 +109,7 @@ class BenchmarkScores:
         return replace(self, differences=differences(pairs))
 
     def to_dict(self) -> dict[str, Any]:
-        """One entry of ``benchmarks``; what is not known is left out."""
+        """One entry of ``benchmarks``, without unknown values."""
         rest = {name: getattr(self, name) for name in ("improvement", "baseline", *_COUNTS, *_TABLES, *_TEXTS)}
         if self.intervals is not None:
             rest["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}

@@ -1,4 +1,4 @@
-"""A measurement on held-out examples: what is measured, and the scores of the answers."""
+"""A measurement on held-out examples: its inputs, and the scores of the answers."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""CPU threads of a worker: Ray gives a process that asks for one CPU one thread, whatever else is idle."""
+"""CPU threads of a worker: Ray gives a process that asks for one CPU one thread, even on an idle machine."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
 
 import ray
 
@@ -24,7 +23,7 @@ def use_share_of_cores(num_workers: int) -> None:
     """
     threads = share_of_cores(num_workers, _num_cores())
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch: Any = importlib.import_module("torch")  # here, so that whoever starts workers needs no torch
+    torch = importlib.import_module("torch")  # here, so that whoever starts workers needs no torch
     torch.set_num_threads(threads)
 
 

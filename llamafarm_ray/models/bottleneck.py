@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
@@ -152,7 +152,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
         self.bottleneck_scale[name] = config.adapter_scale
         me._move_adapter_to_device_of_base_layer(name)  # noqa: SLF001 - peft's helper for its layers
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """See the class. ``x``: (..., inputs of the base layer); returns (..., its outputs)."""
         me: Any = self  # what BaseTunerLayer adds is untyped
         result: torch.Tensor = self.base_layer(x, *args, **kwargs)
@@ -186,7 +186,7 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]  # peft is untyped
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _create_and_replace(  # noqa: PLR0917 - as peft calls it
         self,

@@ -1,4 +1,4 @@
-"""Open what lies in a base model's folder: its architecture and its weights. Never the network."""
+"""Load a base model's architecture and weights from its folder, never from the network."""
 
 from __future__ import annotations
 

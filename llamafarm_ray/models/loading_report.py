@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.formats.safetensors import read_tensors
@@ -12,21 +12,27 @@ from llamafarm_ray.storage.formats.safetensors import read_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_loaded_weights", "other_shapes", "refuse_weights"]
+__all__ = ["LoadingReport", "check_loaded_weights", "other_shapes", "refuse_weights"]
 
 _NUM_NAMED = 3
 _STALE_BUFFERS = (".masked_bias", ".attn.bias", ".attention.bias", ".inv_freq", ".position_ids")
 """Endings of masks and positions that older releases of transformers saved, and newer ones compute."""
 
 
-def check_loaded_weights(
-    model: PreTrainedModel, report: Mapping[str, Any], folder: Path, *, without_head: bool
-) -> None:
-    """Check what transformers reports of loading a model. It fills what is missing with random numbers.
+class LoadingReport(TypedDict):
+    """Names of tensors in transformers' report of loading a model; mismatched ones with both shapes."""
+
+    missing_keys: Collection[str]
+    unexpected_keys: Collection[str]
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]]
+
+
+def check_loaded_weights(model: PreTrainedModel, report: LoadingReport, folder: Path, *, without_head: bool) -> None:
+    """Check transformers' report of loading a model. It fills missing weights with random numbers.
 
     Args:
         model: the loaded model.
-        report: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``, as ``output_loading_info`` gives them.
+        report: the report that transformers returns with ``output_loading_info``.
         folder: the model's, for messages.
         without_head: True if the model has no output head: the folder's may be left over then, and an encoder's
             pooling head, which no vector is taken from, may be missing.

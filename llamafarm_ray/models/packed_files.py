@@ -1,11 +1,10 @@
-"""Quantized weights in transformers' layout, recognized by their config.json, and how vLLM computes with them."""
+"""Quantized weights in transformers' layout, recognized by their config.json, and vLLM's kernels for them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 __all__ = [
     "LOADED_METHODS",
@@ -56,7 +55,7 @@ def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
     return why_not_quantization_in_vllm(_quantization(folder), on_gpu=on_gpu)
 
 
-def why_not_quantization_in_vllm(packed: Mapping[str, Any], *, on_gpu: bool) -> str:
+def why_not_quantization_in_vllm(packed: Mapping[str, object], *, on_gpu: bool) -> str:
     """Return the same as `why_not_packed_in_vllm`, of a config.json's ``quantization_config``."""
     method = str(packed.get("quant_method", ""))
     if method and method not in VLLM_METHODS:
@@ -64,8 +63,8 @@ def why_not_quantization_in_vllm(packed: Mapping[str, Any], *, on_gpu: bool) -> 
     return "" if on_gpu else _why_not_on_cpu(packed)
 
 
-def _why_not_on_cpu(packed: Mapping[str, Any]) -> str:
-    widths: list[Any] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
+def _why_not_on_cpu(packed: Mapping[str, object]) -> str:
+    widths: list[object] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
     groups = packed.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         if not isinstance(group, dict) or not isinstance(weights := group.get("weights") or {}, dict):

@@ -1,4 +1,4 @@
-"""sentence-transformers' files beside a model's or an adapter's: that it gives vectors, and how they are pooled."""
+"""sentence-transformers' files beside a model's or an adapter's: the mark of an embedding model, and its pooling."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["load_tokenizer", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
-    """Keep notices and progress bars of transformers, and of what it imports, away from the user's terminal."""
+    """Keep notices and progress bars of transformers and its imports away from the user's terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():  # else DeepSpeed tells on standard output that it chose the CPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

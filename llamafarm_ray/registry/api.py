@@ -124,7 +124,7 @@ class RegistryApi(ABC):
 
     @abstractmethod
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
-        """Check that whoever asks may do something that is no command, such as reading."""
+        """Check that the caller may do an action that is no command, such as reading."""
 
     @abstractmethod
     def may(self, action: Action, namespace: str) -> bool:
@@ -214,7 +214,7 @@ class RegistryApi(ABC):
         self.submit(RemoveAlias(name, alias), reason=reason)
 
     def rollback(self, name: str, alias: str, *, version: str | None = None, reason: str = "") -> VersionRecord:
-        """Point an alias at what it pointed at before, or at a named version.
+        """Point an alias at its earlier target, or at a named version.
 
         Raises:
             ConflictError: it never pointed at another version.
@@ -297,7 +297,7 @@ class RegistryApi(ABC):
     def add_principal(
         self, name: str, grants: Mapping[str, Role], *, expires: dt.datetime | None = None, reason: str = ""
     ) -> str:
-        """Let somebody do something.
+        """Add a principal with a role.
 
         Args:
             name: the principal's name.

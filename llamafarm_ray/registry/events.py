@@ -135,7 +135,7 @@ class VersionTagged(_VersionEvent):
 
 
 class VersionSigned(_VersionEvent):
-    """Somebody signed a version's manifest."""
+    """A version's manifest was signed."""
 
     type: Literal["version_signed"] = "version_signed"
     signature: DigestText = Field(description="Digest of the stored signature, a Sigstore bundle.")
@@ -158,7 +158,7 @@ class VersionRetired(_VersionEvent):
 
 
 class VersionPurged(_VersionEvent):
-    """A retired version's content is no longer kept; what is known of it stays."""
+    """A retired version's content was deleted; its record stays."""
 
     type: Literal["version_purged"] = "version_purged"
 
@@ -188,7 +188,7 @@ class _RolloutEvent(_Event):
 
 
 class RolloutStarted(_RolloutEvent):
-    """Requests to an alias are split between what it points at and a candidate from now on.
+    """Requests to an alias are split between its target and a candidate from now on.
 
     It ends with :class:`RolloutStopped`, or when the alias moves: a promotion is an :class:`AliasMoved` to the
     candidate, and a move elsewhere aborts it.
@@ -292,7 +292,7 @@ class DeploymentRemoved(_Event):
 
 
 class PrincipalAdded(_Event):
-    """Somebody may do something: the holder of the token with this digest."""
+    """A principal was added: the holder of the token with this digest."""
 
     type: Literal["principal_added"] = "principal_added"
     name: Name
@@ -317,7 +317,7 @@ class PrincipalRevoked(_Event):
 
 
 class Refused(_Event):
-    """Somebody asked for what they may not have, or what a policy forbids."""
+    """A command was refused, by access control or by a policy."""
 
     type: Literal["refused"] = "refused"
     action: str

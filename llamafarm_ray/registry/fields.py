@@ -30,7 +30,7 @@ def _check_version(text: str) -> str:
 
 
 def _check_json(value: dict[str, object]) -> dict[str, object]:
-    """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
+    """Refuse values that JSON can't hold: not-a-number, infinities, objects, endless nesting."""
     waiting: list[tuple[object, int]] = [(value, 0)]
     num_items = 0
     while waiting:

@@ -1,4 +1,4 @@
-"""Garbage collection: delete what no version, dataset, deployment or open pull refers to, and never anything else.
+"""Garbage collection: delete content that no version, dataset, deployment or open pull refers to.
 
 Three steps, each of which may be cut off at any point: mark what is referred to, commit that the rest is condemned,
 then delete it. The commit fails if something new was registered since the marking. Files published after it are stored

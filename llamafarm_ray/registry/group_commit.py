@@ -1,4 +1,4 @@
-"""The line of callers whose commands are to be committed.
+"""Group commit: callers whose commands wait for one shared commit.
 
 The first caller in an empty line leads: they commit what waits, and hand the lead to the first who came meanwhile. So
 sixteen callers pay for one write to disk, not sixteen.

@@ -10,7 +10,7 @@ __all__ = ["LogWatch"]
 
 
 class LogWatch:
-    """Looks at a log for those who ask, and while somebody waits for news, at intervals.
+    """Polls a log on request, and at intervals while callers wait for news.
 
     Args:
         refresh: reads what is new in the log; called in a thread.
@@ -85,7 +85,7 @@ class LogWatch:
         await asyncio.get_running_loop().run_in_executor(self._threads, self._refresh)
 
     async def _poll(self) -> None:
-        """Look while somebody waits; who waits gets the error."""
+        """Poll while callers wait; an error is raised in each of them."""
         while True:
             await asyncio.sleep(self._poll_s)
             if not self._num_waiting:

@@ -113,7 +113,7 @@ class _Stepwise(_Plan):
 
 
 class CanaryPlan(_Stepwise):
-    """More and more of the traffic, step by step. At 100 % guards with a ratio have nothing left to compare with."""
+    """A growing share of the traffic, step by step. At 100 % no guard with a ratio has a baseline to compare with."""
 
     kind: Literal["canary"] = "canary"
 

@@ -1,4 +1,4 @@
-"""The registry itself: takes commands, checks who asks, commits what follows, and answers from the state."""
+"""The registry's service: it authorizes commands, commits their events, and answers from the state."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class RegistryService(RegistryApi):
             ) from None
 
     def allow(self, action: Action, namespace: str, *, target: str = "", identity: Identity | None = None) -> None:
-        """Check that whoever asks may do something that is no command, such as reading.
+        """Check that the caller may do an action that is no command, such as reading.
 
         Raises:
             AccessDeniedError: they may not. The refusal is recorded.

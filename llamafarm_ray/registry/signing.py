@@ -1,4 +1,4 @@
-"""Signatures of versions, by OpenSSF's model-signing: an in-toto statement over every file, in a Sigstore bundle.
+"""Signatures of versions by OpenSSF's model-signing: an in-toto statement over every file, in a Sigstore bundle.
 
 The library is an extra (``pip install llamafarm_ray[signing]``) and imported when a signature is made or checked.
 """
@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError, IntegrityError, PolicyError, UnsupportedError
@@ -169,7 +170,7 @@ def check_policies(state: RegistryState, content: ContentStore, record: VersionR
             verify(folder, content.read_blob(Digest(signature.signature)), signature.public_key)
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import model_signing  # an extra, and slow to import
     except ImportError:

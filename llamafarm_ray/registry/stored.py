@@ -1,4 +1,4 @@
-"""That what a version is registered with is there: a manifest that somebody stored, with all its files."""
+"""Check that a version's manifest and all of its files are stored."""
 
 from __future__ import annotations
 

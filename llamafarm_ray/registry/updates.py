@@ -1,4 +1,4 @@
-"""News for watchers of a registry: what each one misses, packed once for all who know the same."""
+"""Updates for watchers of a registry, packed once for all that have the same state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Update:
 
     @classmethod
     def since(cls, service: RegistryService, sequence: int, last_key: str) -> Update:
-        """Return what a watcher misses whose newest commit and its last key are these."""
+        """Return the update for a watcher with this newest commit and key."""
         state, recent = service.state, list(service.recent)
         if sequence and state.commits_by_key.get(last_key) != sequence:
             return cls(state=state, is_replaced=True)
@@ -50,7 +50,7 @@ class Update:
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Update:
-        """Read what the actor sent."""
+        """Read an update that the actor sent."""
         update: Update = pickle.loads(data)  # noqa: S301 - from the actor; Ray itself would do the same
         return update
 

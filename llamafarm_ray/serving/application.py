@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.sections.deployment import DEFAULT_N_PARALLEL, EngineName
@@ -31,6 +31,8 @@ from llamafarm_ray.telemetry.traces import traces_endpoint
 from llamafarm_ray.types import AUTO_MODEL
 
 if TYPE_CHECKING:
+    from ray.serve import Application
+
     from llamafarm_ray.serving.deployment.adapter_manager import Served
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
@@ -71,7 +73,7 @@ def arguments(config: Config, home: str) -> dict[str, object]:
     return {"home": home, "base_model": config.base_model, "deployment": deployment}
 
 
-def build(args: dict[str, Any]) -> Any:
+def build(args: dict[str, object]) -> Application:
     """The application for a configuration given as plain values; ``serve deploy`` and ``serve run`` call this.
 
     Raises:
@@ -188,7 +190,7 @@ def _check(llm_config: LlmConfig) -> None:
 
 
 def _limits(deployment: Deployment, engine: EngineName) -> Limits:
-    """The limits; the engine's own option says how much it works on at once, where it has one."""
+    """Return the limits; an engine's own option decides its concurrency."""
     options = deployment.engine_kwargs
     given = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
     num_running = whole_number(given)

@@ -136,7 +136,7 @@ def _tar_problem(member: tarfile.TarInfo) -> str:
 
 
 def copy_grown(source: IO[bytes], target: IO[bytes], shown: str, packed_bytes: int) -> int:
-    """Copy what a decompressor gives, as long as it does not grow beyond all measure; return the number of bytes.
+    """Copy a decompressor's output within bounds; return the number of bytes.
 
     Args:
         source: the decompressor.

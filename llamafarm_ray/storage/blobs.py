@@ -33,7 +33,7 @@ class BlobFile:
 
     @classmethod
     def parse(cls, name: str) -> BlobFile | None:
-        """Return what a file of that name is; ``None`` for a file of others."""
+        """Return the blob that a file of that name is; ``None`` for a foreign file."""
         match = _NAME.fullmatch(name)
         return cls(Digest(f"sha256:{match[2]}"), int(match[3] or 0), bool(match[4])) if match else None
 
@@ -180,7 +180,7 @@ class Blobs:
         return found or None
 
     def _publish_chunks(self, path: Path, digest: Digest) -> None:
-        """Store the chunks that are not there, then the list of them: without it nobody reads a chunk."""
+        """Store the missing chunks, then the list of them: chunks are read by the list alone."""
         listed = split(path, digest)
         offsets = itertools.accumulate((chunk.size_bytes for chunk in listed.chunks), initial=0)
         begins = dict(zip(listed.chunks, offsets, strict=False))  # equal ones once
@@ -223,7 +223,7 @@ class Blobs:
 
 
 def defect(pieces: Iterator[bytes], digest: Digest, size_bytes: int | None) -> str:
-    """Hash pieces of stored bytes; return what is wrong with them, or nothing."""
+    """Hash pieces of stored bytes; return their defect, or nothing."""
     hasher, found = hashlib.sha256(), 0
     for piece in pieces:
         hasher.update(piece)

@@ -278,7 +278,7 @@ class ContentStore:
                 yield StoredBlob(digest, generation, True, file.size_bytes, file.modified)
 
     def leftovers(self) -> Iterator[StoredFile]:
-        """The files of writers that were killed more than a day ago; nobody reads them, and they can be removed."""
+        """Return the files of writers that were killed more than a day ago; they can be removed."""
         limit = dt.datetime.now(dt.UTC) - _LEFT_AFTER
         for folder in (BLOBS_FOLDER, _MANIFESTS, "leases"):
             for file in self._home.walk(folder):
@@ -340,7 +340,7 @@ class ContentStore:
         return dict.fromkeys((one.digest for one in self.cached()), "local") | kinds
 
     def _compress_cold(self) -> None:
-        """Compress what was not used for the time that is set."""
+        """Compress versions that were not used for the configured time."""
         if self._compress_after is not None:
             try:
                 self._cache.compress(self._compress_after.total_seconds())

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.location import Location
@@ -27,7 +27,7 @@ def read_pages(
     home: Location,
     folder: str,
     day: dt.date,
-    read: Callable[[dict[str, Any]], _Page],
+    read: Callable[[dict[str, object]], _Page],
     *,
     version: int,
     leave_out: str = "",
@@ -62,7 +62,7 @@ def _day_folder(folder: str, day: dt.date) -> str:
     return f"{folder}/{day:%Y/%m/%d}"
 
 
-def _read(data: bytes, read: Callable[[dict[str, Any]], _Page], version: int) -> _Page:
+def _read(data: bytes, read: Callable[[dict[str, object]], _Page], version: int) -> _Page:
     try:
         values = json.loads(data)
     except ValueError as error:

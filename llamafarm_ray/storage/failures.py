@@ -38,7 +38,7 @@ _HINTS = {
 
 @contextlib.contextmanager
 def as_storage_errors(what: str, passes: tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Raise whatever a driver raises as :class:`StorageError`.
+    """Raise a driver's errors as :class:`StorageError`.
 
     Drivers raise ``OSError``, botocore's own tree, ``ValueError`` for a bad endpoint and more, so everything is caught
     here, where nothing but a driver's call runs.

@@ -1,4 +1,4 @@
-"""Leases: what is being downloaded right now, written in the home so that a collector of garbage leaves it alone."""
+"""Leases: records in the home of content that is being downloaded, which garbage collection keeps."""
 
 from __future__ import annotations
 

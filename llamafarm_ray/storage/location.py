@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from llamafarm_ray.errors import InputError
@@ -62,11 +62,11 @@ class Location:
     def __init__(self, uri: str | os.PathLike[str], *, is_patient: bool = False) -> None:
         self.uri = os.path.expanduser(os.fspath(uri))  # noqa: PTH111  (a URI is no path)
         fs, root = open_uri(self.uri, is_patient=is_patient)
-        self._fs: Any = fs
+        self._fs: AbstractFileSystem = fs
         if isinstance(fs, LocalFileSystem):
             self.uri = root  # absolute: other processes have other current folders
         self.root: str = root.rstrip("/") or "/"
-        self._whole: dict[str, Any] = {}
+        self._whole: dict[str, int] = {}
         if "s3" in fs.protocol:
             fs.retries = 1  # botocore does it
             self._whole = {"max_concurrency": 1}  # one GET an object; by default s3fs asks for the size first

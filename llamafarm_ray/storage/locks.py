@@ -1,4 +1,4 @@
-"""File locks between threads and processes (flock), of two sorts: for a moment, and for as long as a process lives.
+"""File locks between threads and processes (flock), for a block, and for as long as a process lives.
 
 Lock files are never deleted: whoever waits for one would then hold a lock that nobody else sees. A lock goes with its
 process, however that ends.
@@ -43,7 +43,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_exclusive(path: Path) -> Iterator[bool]:
-    """Hold a lock alone if nobody has it now; whether that is so."""
+    """Hold a lock alone if it is free; return True if it was."""
     descriptor = _open(path)
     try:
         try:
@@ -73,7 +73,7 @@ def hold(path: Path) -> None:
 
 
 def let_go(path: Path) -> None:
-    """End what one call of :func:`hold` began; nothing where nobody holds it."""
+    """Release a lock of :func:`hold`; do nothing if it is free."""
     key = os.fspath(path.absolute())
     with _held_guard:
         held = _held.get(key)

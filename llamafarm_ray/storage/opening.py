@@ -1,13 +1,13 @@
-"""Open the file system of a URI, with bounds on how long an object store is waited for."""
+"""Open the file system of a URI, with timeouts for object stores."""
 
 from __future__ import annotations
 
 import functools
 import os
 import socket
-from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from llamafarm_ray.errors import InputError
@@ -26,7 +26,7 @@ _PATIENT_REQUESTS = 20
 connections at once, five where it is silent."""
 
 
-def open_uri(uri: str, *, is_patient: bool = False) -> tuple[Any, str]:
+def open_uri(uri: str, *, is_patient: bool = False) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a URI and the path in it.
 
     Args:
@@ -80,8 +80,8 @@ def _service_descriptions(data_path: str | None) -> object:
     return create_loader(data_path)
 
 
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket that gives up when what it sends is not taken; libraries have timeouts for receiving only."""
+def _socket(address: tuple[int, int, int, str, object]) -> socket.socket:
+    """Make a socket with a timeout for sending too; libraries have timeouts for receiving only."""
     made = socket.socket(*address[:3])
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _READ_TIMEOUT_S))

@@ -1,4 +1,4 @@
-"""Probes of a store before anything lasting is written to it: exclusive creates, and its clock."""
+"""Probes of a store before the first durable write: exclusive creates, and its clock."""
 
 from __future__ import annotations
 

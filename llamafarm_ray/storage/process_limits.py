@@ -1,4 +1,4 @@
-"""Limits of a process that reads files which nobody vouches for."""
+"""Limits of a process that reads untrusted files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MEMORY_NOW = Path("/proc/self/statm")
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Allow so much address space beyond what is in use; only where the system says how much that is."""
+    """Allow so much address space beyond the current use; only on systems that report the use."""
     if _MEMORY_NOW.exists():
         used = int(_MEMORY_NOW.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         lower_limit(resource.RLIMIT_AS, used + num_bytes)

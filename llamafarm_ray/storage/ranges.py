@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from fsspec import AbstractFileSystem
 
 __all__ = ["PIECE_BYTES", "Part", "fetch_parts", "read_part"]
 
@@ -28,7 +29,7 @@ def read_part(path: Path, begin: int, end: int) -> Iterator[bytes]:
             begin += len(piece)
 
 
-def fetch_parts(fs: Any, parts: Iterable[Part]) -> Iterator[bytes]:
+def fetch_parts(fs: AbstractFileSystem, parts: Iterable[Part]) -> Iterator[bytes]:
     """Yield the bytes of parts of objects, one part after another.
 
     Args:

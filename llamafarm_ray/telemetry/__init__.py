@@ -1,1 +1,1 @@
-"""Metrics, logs and traces of all parts: what they are called, and how they leave a process."""
+"""Metrics, logs and traces of all parts: their names, and their export from a process."""

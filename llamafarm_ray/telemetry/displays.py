@@ -1,4 +1,4 @@
-"""The display of downloads that a command makes on its way: of a base model, before anything else starts."""
+"""Display of a command's downloads, such as that of a base model."""
 
 from __future__ import annotations
 

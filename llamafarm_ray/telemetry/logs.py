@@ -1,4 +1,4 @@
-"""Logs as JSON, with the ids of what they are about: run, model, version and request.
+"""Logs as JSON, with the ids of their subjects: run, model, version and request.
 
 ``LLAMAFARM_LOG_FORMAT=json`` in the environment of a process has its log written to standard error in this form, a line
 each. Without it a record has the ids as attributes, which formatters of others, as Ray Serve's JSON, write too.
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Final
 
 __all__ = ["FORMAT_VARIABLE", "JsonFormatter", "about", "set_up_logs"]
@@ -24,12 +25,12 @@ _SERVE: Final = "ray.serve.llamafarm"
 _OURS: Final = ("llamafarm_ray", _SERVE)
 _IDS: Final = ("run", "model", "version", "request")
 _PREFIX: Final = "llamafarm_"
-_about: ContextVar[Mapping[str, str]] = ContextVar("llamafarm_log_ids", default={})  # noqa: B039 - never changed
+_about: ContextVar[Mapping[str, str]] = ContextVar("llamafarm_log_ids", default=MappingProxyType({}))
 
 
 @contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Name what the block's records are about.
+    """Attach ids to the log records of a block.
 
     Args:
         **ids: of ``run``, ``model``, ``version`` and ``request``; an empty one is left out.

@@ -10,7 +10,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Metric
 
 __all__ = ["Meter", "Meters", "RayMeters"]
 
@@ -65,7 +68,7 @@ class RayMeters:
         from ray.util import metrics  # the catalog is for those without Ray too
 
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
-        self._metrics: dict[str, Any] = {
+        self._metrics: dict[str, Metric] = {
             meter.name: kinds[meter.kind](
                 meter.name,
                 description=meter.description,
@@ -90,7 +93,7 @@ class RayMeters:
         self._metrics[name].set(value, tags=dict(labels))
 
     def forget(self, name: str) -> None:
-        """Stop showing a gauge, with whatever labels, before it is set anew."""
+        """Stop showing a gauge with any labels, before it is set anew."""
         for key in [key for key in self._gauges if key[0] == name]:
             del self._gauges[key]
 

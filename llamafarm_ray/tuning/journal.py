@@ -100,7 +100,7 @@ class SweepFacts:
 
 
 class Journal:
-    """The log ``journal.jsonl`` of a sweep's folder, and what it adds up to.
+    """The log ``journal.jsonl`` of a sweep's folder, and the records that it adds up to.
 
     Args:
         path: of the file.
@@ -238,7 +238,7 @@ def best_of(records: Mapping[int, Record], *, lower_is_better: bool) -> list[Rec
 
 
 def _number(value: float) -> float | None:
-    """Strict JSON: what is no number becomes null."""
+    """Strict JSON: not-a-number becomes null."""
     return value if math.isfinite(value) else None
 
 

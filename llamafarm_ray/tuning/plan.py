@@ -1,4 +1,4 @@
-"""The next trial of a sweep: one that was interrupted, one worth trying first, or what the search proposes."""
+"""The next trial of a sweep: an interrupted one, one worth trying first, or the search's proposal."""
 
 from __future__ import annotations
 

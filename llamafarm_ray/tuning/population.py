@@ -108,7 +108,7 @@ class Population:
         return round(changed) if domain.kind in {"int", "log_int"} else float(f"{changed:.6g}")
 
     def _rank(self, value: float) -> float:
-        """The lower the better; what is not finite is the worst."""
+        """Return the rank of a value: lower is better, and values that are not finite are the worst."""
         if not math.isfinite(value):
             return math.inf
         return value if self.lower_is_better else -value

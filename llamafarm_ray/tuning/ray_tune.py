@@ -203,7 +203,7 @@ class _Callback(tune.Callback):  # type: ignore[misc]  # likewise
         self._watch.show(now=False)
 
     def on_trial_result(
-        self, iteration: int, trials: object, trial: Trial, result: Mapping[str, Any], **info: object
+        self, iteration: int, trials: object, trial: Trial, result: Mapping[str, object], **info: object
     ) -> None:
         del iteration, trials, info
         self._watch.result(trial.config["trial"], result)

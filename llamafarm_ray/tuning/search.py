@@ -63,7 +63,7 @@ class RandomSearch(Searcher):
 
 
 class GridSearch(Searcher):
-    """Every combination once. Those tried already come again and are passed over by whoever asks."""
+    """Every combination once. Tried ones are proposed again, and the caller skips them."""
 
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__(space, seed)

@@ -130,7 +130,7 @@ def base_table(config: Config) -> dict[str, object]:
     return table
 
 
-def sample(domain: Domain, rng: random.Random) -> Any:
+def sample(domain: Domain, rng: random.Random) -> object:
     """Draw a value."""
     if domain.is_list:
         return rng.choice(domain.values)

@@ -1,4 +1,4 @@
-"""One trial: what Ray Tune starts, and what it says on its way."""
+"""One trial, as Ray Tune starts it, and its reports on the way."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def trainable(run_trial: RunTrial) -> Callable[[Mapping[str, object]], None]:
 
 
 class _TrialActor:
-    """Runs a trial in one thread, and lets what it says be fetched in another.
+    """Runs a trial in one thread, and hands out its reports in another.
 
     Args:
         run_trial: a `RunTrial`, pickled.

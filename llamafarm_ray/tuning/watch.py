@@ -124,7 +124,7 @@ class Watch:
         self.show()
 
     def clean_up(self, *, is_done: bool = False) -> None:
-        """Remove what nobody will need: trials that were stopped, and the weights of those that others beat.
+        """Remove unneeded files: stopped trials, and the weights of trials that others beat.
 
         Failed trials keep their logs. In a population others may go on from any trial, until the sweep is done.
         """

@@ -1,1 +1,1 @@
-"""Use cases, one a file: what the command line, the jobs and the tests call."""
+"""Use cases, one a file, for the command line, the jobs and the tests."""

@@ -97,6 +97,14 @@ def test_a_folder_of_the_package_holds_eighteen_modules_at_most():
     assert {folder.as_posix(): count for folder, count in folders.items() if count > 18} == {}
 
 
+def test_the_tables_of_contributing_are_the_tree():
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = {path for row in rows for cell in row for path in re.findall(r"`([\w/]+(?:/|\.py))`", cell)}
+    assert [path for path in sorted(named) if not (PACKAGE / path).exists()] == []
+    folders = {f"{path.parent.relative_to(PACKAGE).as_posix()}/" for path in SOURCES} - {"./"}
+    assert folders - named == set()
+
+
 def test_no_module_is_called_utils():
     assert [path for path in SOURCES if "util" in path.stem] == []
 

@@ -38,7 +38,7 @@ def command(
         ("earlier versions", ", ".join(one.digest[7:19] for one in versions[1:])),
     ]
     facts(newest.name, [pair for pair in pairs if pair[1]])
-    rows = [(one["path"], one["num_examples"], one["digest"][7:19]) for one in newest.documents[:_MAX_DOCUMENTS]]
+    rows = [(one["path"], one["num_examples"], str(one["digest"])[7:19]) for one in newest.documents[:_MAX_DOCUMENTS]]
     if rows:
         table("Documents", ("path", "examples", "digest"), rows)
     if len(newest.documents) > _MAX_DOCUMENTS:

@@ -135,7 +135,7 @@ def _needed(engine: str, *, checks_options: bool) -> str:
 
 
 def _wait_until_stopped() -> None:
-    """Sleep until SIGINT or SIGTERM, or until somebody has the application stopped from elsewhere (`undeploy`)."""
+    """Sleep until SIGINT or SIGTERM, or until `undeploy` stops the application."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -133,7 +133,7 @@ def _percent(share: float, digits: int = 0) -> str:
 
 
 def _with_bar(share: float, text: str, style: str = "cyan") -> Text:
-    """A bar and what it stands for."""
+    """Return a bar with its label."""
     from rich.text import Text
 
     full, empty = "#-" if console.options.ascii_only else "━─"

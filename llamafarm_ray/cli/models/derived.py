@@ -1,4 +1,4 @@
-"""A model that a verb made of others: registered where that is asked for, and shown."""
+"""Show a model that a verb made from others, and register it on request."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def command(
 
 
 class TransferLine:
-    """A bar with bytes, rate and time left, from what a download tells.
+    """Progress bar of a download, with bytes, rate and time left.
 
     Args:
         progress: display of the lines.

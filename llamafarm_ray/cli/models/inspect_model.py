@@ -30,7 +30,7 @@ def command(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a model is, whether its files are whole, what it needs and what it can be used for."""
+    """Print a model's facts, the state of its files, its needs and its uses."""
     from llamafarm_ray.models.tokenizer import quiet_libraries
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.inspection.inspect_model import inspect_model

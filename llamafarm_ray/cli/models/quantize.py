@@ -56,16 +56,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Quantize a model, and refuse the result if it answers too differently."""
-    from llamafarm_ray.models.quantize.schemes import SCHEMES
     from llamafarm_ray.models.tokenizer import quiet_libraries
-    from llamafarm_ray.registry import check_name, open_registry
+    from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.optimize.speed import measure_speed
     from llamafarm_ray.workflows.models.quantize import quantize
 
     quiet_libraries()
     registry = open_registry(home)
-    for name in SCHEMES if register and keep == "front" else []:
-        check_name(f"{register}-{name}")
+    _check_names(register if keep == "front" else None)
     with stages(quiet=as_json) as progress:
         made = quantize(
             registry,
@@ -80,6 +78,15 @@ def command(
             on_stage=progress,
         )
     _register_and_show(registry, model, made, register, is_front=keep == "front", as_json=as_json)
+
+
+def _check_names(prefix: str | None) -> None:
+    """Check the names that the models of a front may get, if they are to be registered, before the work begins."""
+    from llamafarm_ray.models.quantize.schemes import SCHEMES
+    from llamafarm_ray.registry import check_name
+
+    for scheme in SCHEMES if prefix else ():
+        check_name(f"{prefix}-{scheme}")
 
 
 def _register_and_show(

@@ -1,4 +1,4 @@
-"""``llamafarm registry``: keep it sound, see who did what, say who may do what."""
+"""``llamafarm registry``: verification, the audit trail, principals, policies and quotas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``llamafarm registry policy``: what a version must fulfil before an alias may point at it."""
+"""``llamafarm registry policy``: conditions of an alias on the versions that it may point at."""
 
 from __future__ import annotations
 

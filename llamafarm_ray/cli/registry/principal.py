@@ -1,4 +1,4 @@
-"""``llamafarm registry principal``: who may do what."""
+"""``llamafarm registry principal``: principals and their roles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Add somebody and print their token, once. The first one, an admin, switches access control on."""
+    """Add a principal and print its token, once. The first one, an admin, switches access control on."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.governance.principals import add_principal
 
@@ -95,7 +95,7 @@ def grant(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Replace all that somebody may do by one role."""
+    """Replace all roles of a principal by one."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.governance.audit import roles
     from llamafarm_ray.workflows.governance.principals import grant as grant_role
@@ -109,7 +109,7 @@ def grant(
 
 @app.command("revoke")
 def revoke(name: Name, reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
-    """Make somebody's token worthless."""
+    """Revoke a principal's token."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.governance.principals import revoke as revoke_token
 

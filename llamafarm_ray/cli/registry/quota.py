@@ -19,7 +19,7 @@ Namespace = Annotated[
 
 @app.command("show")
 def show(home: Home = None, as_json: Json = False) -> None:
-    """Show the limits in force, and what is used of them."""
+    """Show the limits in force, and the use of each."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.governance.quotas import NO_NAMESPACE, quotas
 

@@ -80,7 +80,7 @@ def command(
 
 
 def show_dry_run(config: Config, *, as_json: bool) -> None:
-    """The resolved configuration on standard output; beside it what the run would take on this machine.
+    """Print the resolved configuration on standard output, and the estimate for this machine beside it.
 
     For people the estimate goes to standard error, so that ``--dry-run > config.json`` stays a configuration.
     """

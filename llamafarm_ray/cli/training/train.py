@@ -190,7 +190,7 @@ class _Pace:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """A curve in one line of text, ``width`` characters at most; what is not finite is left out."""
+    """Return a curve in one line of text, of ``width`` characters at most, without values that are not finite."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -228,7 +229,7 @@ def show_sweep(tuned: TunedModel, metric: str) -> None:
 
 def _rank(record: Record, tuned: TunedModel) -> float:
     value = record.last
-    if value is None or value != value:  # noqa: PLR0124 - not a number
+    if value is None or math.isnan(value):
         return float("inf")
     best = tuned.result.best
     return abs(value - best.value) if best is not None and best.value is not None else value

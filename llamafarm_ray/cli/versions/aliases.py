@@ -52,7 +52,7 @@ def rollback(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias back at what it pointed at before; replicas that serve it load it first."""
+    """Point an alias back at its earlier target; replicas that serve it load it first."""
     from llamafarm_ray.errors import InputError
     from llamafarm_ray.registry import check_name, open_registry
     from llamafarm_ray.workflows.deployments import move_alias
@@ -75,7 +75,7 @@ def unalias(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Have an alias point at nothing, so that what it pointed at can be retired."""
+    """Remove an alias, so that its target can be retired."""
     from llamafarm_ray.registry import check_name, open_registry
 
     check_name(name)

@@ -1,4 +1,4 @@
-"""``llamafarm models describe``, ``history``, ``diff``, ``trace``: what is known."""
+"""``llamafarm models describe``, ``history``, ``diff`` and ``trace``."""
 
 from __future__ import annotations
 

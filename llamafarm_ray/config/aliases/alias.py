@@ -61,7 +61,7 @@ class Alias:
     within: tuple[str, ...] | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     others_pass: bool = False
-    refused: Mapping[Any, str] = field(default_factory=dict)
+    refused: Mapping[object, str] = field(default_factory=dict)
     refused_always: str = ""
     convert: Callable[[object], object] | None = None
     accepts: Mapping[str, object] | None = None

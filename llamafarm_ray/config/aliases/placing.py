@@ -1,4 +1,4 @@
-"""From what the user wrote to the canonical shape, remembering how each key was written.
+"""Move a user's keys to their places in the canonical shape, and record how each key was written.
 
 The result is flat: canonical path to given value. Nothing is dropped on the way; what has no place becomes a problem.
 """

@@ -1,4 +1,4 @@
-"""Reading a configuration: defaults, then a file, then overrides; every mistake reported at once."""
+"""Read a configuration: defaults, then a file, then overrides; report every mistake at once."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _without_credentials(value: Any) -> Any:
 
 
 def config_digest(config: Config) -> Digest:
-    """The digest of what a configuration says: the same for every spelling of it.
+    """Return the digest of a configuration, the same for every spelling of it.
 
     It is over :func:`resolved` as JSON with sorted keys and no spaces.
     """

@@ -1,4 +1,4 @@
-"""``key=value`` from the command line, on top of what a file gives."""
+"""Overrides: ``key=value`` from the command line, on top of a file's values."""
 
 from __future__ import annotations
 

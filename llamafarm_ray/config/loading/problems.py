@@ -1,4 +1,4 @@
-"""From a failed validation to findings: which canonical paths are wrong, and what is allowed there."""
+"""Findings of a failed validation: the canonical paths that are wrong, and the values allowed there."""
 
 from __future__ import annotations
 

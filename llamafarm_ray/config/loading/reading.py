@@ -1,4 +1,4 @@
-"""From a file to plain values: JSON, or YAML 1.2's core schema, with every broken file explained."""
+"""Read a file to plain values: JSON, or YAML 1.2's core schema, with an error that explains a broken file."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _parse_yaml(text: str, source: str) -> object:
 
 
 def _check_size(value: object, source: str) -> None:
-    """Refuse what is small as a file and huge as values: YAML's anchors can multiply, or hold themselves."""
+    """Refuse a small file with huge values: YAML's anchors can multiply, or contain themselves."""
     waiting, num_values = [(value, 1)], 0
     while waiting:
         item, depth = waiting.pop()

@@ -46,7 +46,7 @@ class CoreLoader(yaml.SafeLoader):
     """Loads mappings (as :class:`Table`), lists, texts, numbers, true, false and null; nothing else."""
 
     # PyYAML's class-wide tables, empty: nothing of YAML 1.1 is inherited.
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (PyYAML's stubs forbid ClassVar here)
+    yaml_implicit_resolvers: dict[object, object] = {}  # noqa: RUF012 (PyYAML's stubs forbid ClassVar here)
     yaml_constructors: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, stream: str) -> None:
@@ -110,7 +110,7 @@ class CoreLoader(yaml.SafeLoader):
         return text == "true"
 
     def construct_refusal(self, node: Node) -> None:
-        """Any other tag: dates, sets, binary data, Python objects."""
+        """Every other tag: dates, sets, binary data, Python objects."""
         tag = node.tag.replace(_TAG, "!!")[:80]
         raise ConstructorError(None, None, f"the tag {tag!a} is not used in configurations", node.start_mark)
 

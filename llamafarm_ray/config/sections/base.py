@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -78,9 +78,13 @@ def as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def section(kind: type[Section], description: str) -> Any:
+_Section = TypeVar("_Section", bound=Section)
+
+
+def section(kind: type[_Section], description: str) -> _Section:
     """A field that holds a section of this kind, by default one with all of its defaults."""
-    return Field(default_factory=kind, description=description)
+    field: _Section = Field(default_factory=kind, description=description)
+    return field
 
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(as_tuple)]

@@ -126,7 +126,7 @@ class DatasetValidation(Section):
 
     @property
     def built_split_ratio(self) -> float:
-        """Share to hold out of what is built."""
+        """Share of the built examples to hold out."""
         return _BUILT_SPLIT_RATIO if self.split_ratio is None else self.split_ratio
 
 

@@ -67,7 +67,7 @@ class Domain:
             _check_range(kind, values)
         return cls(kind, values)  # type: ignore[arg-type]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As it is written."""
         return {self.kind: [_thawed(one) for one in self.values]}
 
@@ -112,7 +112,7 @@ def _check_range(kind: str, values: tuple[Any, ...]) -> None:
 
 
 def _flat(value: object) -> object:
-    """Keys may be dotted, nested or both; what is given last holds."""
+    """Flatten keys, which may be dotted, nested or both; the last value of a key holds."""
     if not isinstance(value, Mapping):
         return value
     found: dict[str, object] = {}

@@ -32,7 +32,7 @@ fits best it answered 33, 33 and 32."""
 
 def rows_by_heart(
     rows: Iterable[Mapping[str, Any]], *, seed: int, passes: int = 1, near_words: NearWords | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Yield rows of one or two questions about different facts of one passage.
 
     Each wording of a fact is asked in one pass, and in each pass a prompt of the fact's words. A pass that has no
@@ -50,7 +50,7 @@ def rows_by_heart(
         for row in group:
             by_passage.setdefault(row["passage"], {}).setdefault(row["fact"], []).append(row)
         for passage, facts in by_passage.items():
-            seen: set[str] = set()
+            seen: set[object] = set()
             for number in range(passes):
                 rng = random.Random(f"{seed} {number} {text_digest([passage])}")
                 prompts = [_prompts(asked, number, passes, near_words, rng) for asked in facts.values()]
@@ -112,7 +112,7 @@ def _prompts(
     return prompts
 
 
-def _rows_of_passage(left: Sequence[list[_Prompt]], rng: random.Random) -> Iterator[dict[str, Any]]:
+def _rows_of_passage(left: Sequence[list[_Prompt]], rng: random.Random) -> Iterator[dict[str, object]]:
     """Yield rows until each prompt of each fact was used once; the facts with most prompts left come first."""
     while any(left):
         most = sorted(filter(None, left), key=lambda prompts: (-len(prompts), rng.random()))[:QUESTIONS_PER_ROW]

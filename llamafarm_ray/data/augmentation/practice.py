@@ -15,7 +15,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.augmentation.with_passages import ReadingQuestion, conversations
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message, Provenance
@@ -62,7 +61,7 @@ def load_pages() -> tuple[Page, ...]:
     return tuple(pages)
 
 
-def practice_rows(num_rows: int, *, seed: int) -> Iterator[dict[str, Any]]:
+def practice_rows(num_rows: int, *, seed: int) -> Iterator[dict[str, object]]:
     """Yield rows with the columns of ``ROW_SCHEMA`` and ``covers``, one row of each page first, then the next of each.
 
     Args:
@@ -76,7 +75,7 @@ def practice_rows(num_rows: int, *, seed: int) -> Iterator[dict[str, Any]]:
     return itertools.islice(in_turn, min(num_rows, MAX_PRACTICE_ROWS))
 
 
-def _rows_of_page(page: Page, rng: random.Random) -> Iterator[dict[str, Any]]:
+def _rows_of_page(page: Page, rng: random.Random) -> Iterator[dict[str, object]]:
     index = SentenceIndex(page.passages)
     asked = []
     for each in rng.sample(page.questions, len(page.questions)):
@@ -86,7 +85,7 @@ def _rows_of_page(page: Page, rng: random.Random) -> Iterator[dict[str, Any]]:
         yield _row(turns)
 
 
-def _row(turns: Sequence[Message]) -> dict[str, Any]:
+def _row(turns: Sequence[Message]) -> dict[str, object]:
     row = {
         "id": text_digest(part for turn in turns for part in turn.parts),
         "messages": [turn.to_turn() for turn in turns],

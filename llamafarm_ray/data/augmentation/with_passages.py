@@ -125,7 +125,7 @@ def conversations(
 
 def rows_with_passages(
     rows: Iterable[Mapping[str, Any]], *, seed: int = 0, passes: int = 1, near_words: NearWords | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Yield rows that ask with excerpts of passages, each fact in every eighth pass.
 
     The excerpts come from passages of the same document, so that no text of another one gets into a row.

@@ -1,4 +1,4 @@
-"""Settings of a dataset that mean nothing for its source are refused, not passed over."""
+"""Refuse settings of a dataset that have no meaning for its source."""
 
 from __future__ import annotations
 

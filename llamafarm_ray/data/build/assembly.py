@@ -49,7 +49,7 @@ class Assembly:
         self._keep_origin = config.source.include_metadata
         self._one_answer = holds_one_answer(config.preprocessing.format)
         self._singles: set[str] = set()
-        self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        self._pending: dict[str, list[dict[str, object]]] = {"train": [], "validation": []}
         self._lines: dict[str, list[bytes]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
         self._covered: dict[str, set[int]] = defaultdict(set)
@@ -72,7 +72,7 @@ class Assembly:
         if len(self._pending[split]) >= _WRITE_ROWS:
             self.flush()
 
-    def add_joined(self, row: Mapping[str, Any]) -> None:
+    def add_joined(self, row: Mapping[str, object]) -> None:
         """Take a row that asks several questions; a format with room for one gets a row for each, no row twice."""
         if not self._one_answer:
             self.add(row)
@@ -95,7 +95,7 @@ class Assembly:
         harvest.require_left(len(self._lines["train"]))
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write the pending rows."""
         for split, rows in self._pending.items():
             if rows:
                 self._target.add(split, rows)
@@ -153,7 +153,7 @@ class Assembly:
         covered, facts = (sum(counts) for counts in zip(*documents.values(), strict=True))
         return Coverage(num_facts=facts, num_covered=covered, documents=documents)
 
-    def description(self, report: BuildReport, harvest: Harvest, *, passes: int) -> dict[str, Any]:
+    def description(self, report: BuildReport, harvest: Harvest, *, passes: int) -> dict[str, object]:
         """Return the content of ``dataset.json``.
 
         Args:

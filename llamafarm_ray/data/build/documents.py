@@ -80,8 +80,8 @@ def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
 
 
 def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> Iterator[pa.Table]:
-    """Turn a batch of ``FILE_SCHEMA`` into tables of ``RESULT_SCHEMA`` of a few MiB, whatever the files hold."""
-    rows: list[dict[str, Any]] = []
+    """Turn a batch of ``FILE_SCHEMA`` into tables of ``RESULT_SCHEMA`` of a few MiB each."""
+    rows: list[dict[str, object]] = []
     num_bytes = 0
     for file in files.to_pylist():
         for row in _rows_of_file(file, config, by_rules=by_rules):
@@ -103,8 +103,8 @@ def _size(row: Mapping[str, Any]) -> int:
     return examples + sum(map(len, row["passages"]))
 
 
-def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
-    row: dict[str, Any] | None = None
+def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, object]]:
+    row: dict[str, object] | None = None
     limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
     for read in read_within(file["path"], file["location"], limits, config.source.ocr or ""):
         for part in _divided(_process(read, config, by_rules=by_rules)):
@@ -117,7 +117,7 @@ def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool
     yield {**row, "is_last": True}
 
 
-def _divided(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _divided(result: dict[str, Any]) -> Iterator[dict[str, object]]:
     """Yield the result of a document, of a long one in parts; the first has its counts and notes."""
     examples, passages = result["examples"], result["passages"]
     more = {**result, "notes": [], "counts": "{}", "num_facts": 0}
@@ -126,7 +126,7 @@ def _divided(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**(more if start else result), "examples": examples[start:end], "passages": passages[start:end]}
 
 
-def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[str, Any]:
+def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[str, object]:
     ledger = Ledger()
     result: dict[str, Any] = {"path": read.path, "digest": "", "error": read.error, "ignored": read.ignored}
     result |= {"notes": [], "counts": "{}", "num_facts": 0, "passages": [], "examples": []}
@@ -144,7 +144,7 @@ def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[s
     return {**result, "counts": json.dumps(ledger.to_dict())}
 
 
-def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledger: Ledger) -> list[dict[str, Any]]:
+def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledger: Ledger) -> list[dict[str, object]]:
     """Check the examples that a model wrote for a document, and return the rows of ``EXAMPLE_SCHEMA`` that stay.
 
     Args:

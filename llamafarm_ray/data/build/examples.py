@@ -1,4 +1,4 @@
-"""All examples of a build, sorted by what they say, without duplicates and what the filters drop."""
+"""Examples of a build, sorted by content, without duplicates and filtered ones."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Examples:
         self._filters = (*whole_set_filters(quality, evaluation, self._tables), *((judge,) if judge else ()))
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
-        """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
+        """Stream these columns and ``key``, without duplicates and filtered rows, counting in ``ledger``."""
         of_filters = FILTER_COLUMNS if self._filters or self._deduplicate else ()
         needed = list(dict.fromkeys(["key", *columns, *of_filters, *self._judge_columns]))
-        rows: Iterator[Mapping[str, Any]] = (
+        rows: Iterator[Mapping[str, object]] = (
             rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         )
         for step in (*((Deduplicate(),) if self._deduplicate else ()), *self._filters):
@@ -85,7 +85,7 @@ class Examples:
         )
         return iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
 
-    def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:
+    def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, object]]:
         """Stream the rows with these ids, each once, those of a document together and in its order."""
         columns, order = [*ROW_SCHEMA.names, "fact", "extra", "covers"], ["document", "position"]
         if self._local is None:

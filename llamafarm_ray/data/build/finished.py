@@ -143,7 +143,7 @@ def _tables(path: Path) -> Iterator[pa.Table]:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return a digest of the release and of the sources of this package, which decide what a part holds."""
+    """Return a digest of the release and of the sources of this package, which decide a part's content."""
     state = hashlib.sha256(__version__.encode())
     for name, source in sorted(_sources(files("llamafarm_ray.data"), "")):
         state.update(name.encode())

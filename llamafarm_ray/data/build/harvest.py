@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -45,7 +44,7 @@ class Harvest:
         local: keep all tables in this process, without Ray.
     """
 
-    blocks: list[ray.ObjectRef[Any]] = field(default_factory=list)
+    blocks: list[ray.ObjectRef[object]] = field(default_factory=list)
     rows: list[pa.Table] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, str] = field(default_factory=dict)
@@ -76,7 +75,7 @@ class Harvest:
         if len(examples):
             self._add(pa.table(examples.flatten(), schema=EXAMPLE_SCHEMA))
 
-    def take_rows(self, rows: list[dict[str, Any]]) -> None:
+    def take_rows(self, rows: list[dict[str, object]]) -> None:
         """Take in rows of ``EXAMPLE_SCHEMA``."""
         if rows:
             self._add(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))

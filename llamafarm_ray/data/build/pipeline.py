@@ -184,7 +184,7 @@ class _Build:
         )
 
     def _keep(self, examples: Examples, gathered: Gathered) -> list[SplitRow]:
-        """Filter the examples as a whole, and return what the split needs of those that stay."""
+        """Filter the examples as a whole, and return the columns for the split of those that stay."""
         tell = self._options.progress
         tell(Stage("examples", "examples", 0, None))
         kept = counting(
@@ -308,7 +308,7 @@ def _is_question(row: Mapping[str, Any]) -> bool:
     return row["provenance"] is None or not json.loads(row["provenance"]).get("kind")
 
 
-def _is_asked_by_heart(row: Mapping[str, Any]) -> bool:
+def _is_asked_by_heart(row: Mapping[str, object]) -> bool:
     """Return True for a question in English: its other forms are made by English rules."""
     return _is_question(row) and _is_english(row)
 

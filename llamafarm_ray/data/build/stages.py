@@ -127,7 +127,7 @@ def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> 
 
 
 def _is_remote(task: Sequence[SourceFile]) -> bool:
-    """Return True if a task has a file behind a URI: nothing tells whether that changed, so it is read again."""
+    """Return True if a task has a file behind a URI, which is read again since its changes can't be seen."""
     return any(b"://" in file.location for file in task)
 
 

@@ -88,7 +88,7 @@ def batches_of_export(name: str, files: Sequence[tuple[str, bytes]]) -> Iterator
 
 
 def _guarded(path: str, batches: Iterable[RowBatch]) -> Iterator[RowBatch]:
-    """Yield batches; whatever goes wrong with hostile bytes ends them with its reason."""
+    """Yield batches; an error of any kind from hostile bytes ends them with its reason."""
     try:
         for batch in batches:
             yield _picklable(batch)

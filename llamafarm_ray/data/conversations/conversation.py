@@ -31,7 +31,7 @@ class Conversation:
 
 
 def turns_of(said: Iterable[tuple[bool, str]]) -> tuple[Message, ...]:
-    """Return turns that begin with a user's and end with an assistant's; none where nobody answers.
+    """Return turns that begin with a user's and end with an assistant's; none without an answer.
 
     Args:
         said: messages in order: True for those of the person who asks, and the text. Consecutive messages of one side

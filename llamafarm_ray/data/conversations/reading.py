@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from llamafarm_ray.data.conversations.batches import RowBatch, batches_of_export, batches_of_file
 from llamafarm_ray.data.conversations.files import RowFile, RowFiles, find_row_files
@@ -113,7 +112,11 @@ def _batches(file: RowFile, limits: FileLimits, folder: Path) -> Iterator[RowBat
 
 
 def _within(
-    limits: FileLimits, work: Callable[..., Iterator[RowBatch]], arguments: tuple[Any, ...], *, is_here: bool
+    limits: FileLimits,
+    work: Callable[..., Iterator[RowBatch]],
+    arguments: tuple[str, *tuple[object, ...]],
+    *,
+    is_here: bool,
 ) -> Iterator[RowBatch]:
     """Yield the batches of a file or an export, whose name is the first of the arguments."""
     if is_here:

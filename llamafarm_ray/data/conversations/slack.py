@@ -26,7 +26,7 @@ _LISTS = frozenset({"channels.json", "groups.json", "dms.json", "mpims.json"})
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}\.json")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
 _WRITTEN = frozenset({None, "bot_message", "file_share", "me_message", "thread_broadcast"})
-"""Kinds of messages that somebody wrote; others tell of people who join, of topics and the like."""
+"""Kinds of messages that people wrote; others report new members, topics and the like."""
 _MENTION = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
 
 Files = Mapping[str, Callable[[], bytes]]
@@ -83,7 +83,7 @@ def _is_day(path: str) -> bool:
     return len(parts.parts) == 2 and _DAY.fullmatch(parts.name) is not None  # channel and day
 
 
-def _people(users: list[Any]) -> dict[str, str]:
+def _people(users: list[object]) -> dict[str, str]:
     names = {}
     for user in users:
         if not isinstance(user, Mapping):

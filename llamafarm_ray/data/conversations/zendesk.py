@@ -22,7 +22,7 @@ def is_ticket(record: Mapping[str, object]) -> bool:
 
 
 def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the turns of a ticket; none where nobody answered in public."""
+    """Return the turns of a ticket; none without a public answer."""
     ticket = record.get("ticket") if isinstance(record.get("ticket"), Mapping) else record
     assert isinstance(ticket, Mapping)  # one of two mappings
     requester = ticket.get("requester_id")

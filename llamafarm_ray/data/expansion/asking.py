@@ -102,7 +102,10 @@ class ModelExpander:
         return [texts[0] if isinstance(texts, list) and texts else None for texts in found]
 
     def _ask(
-        self, prompts: Sequence[tuple[str, str]], fields: Mapping[str, object], read: Callable[[Mapping[str, Any]], Any]
+        self,
+        prompts: Sequence[tuple[str, str]],
+        fields: Mapping[str, object],
+        read: Callable[[Mapping[str, object]], object],
     ) -> list[Any]:
         asking = self._asking
         requests = [

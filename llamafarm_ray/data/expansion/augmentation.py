@@ -68,18 +68,19 @@ class Augmenter:
             ):
                 whole = row["messages"][at]["content"][:begin] + changed
                 copy = self._copy(row, at, whole, method)
-                reason = reason or ("not changed" if changed == question else fault_of(copy))  # noqa: PLW2901
-                reason = reason or known.refused([whole])[0]  # noqa: PLW2901
-                if reason:
-                    counts.dropped[reason] += 1
-                    counts.add_sample(reason, redacted(f"{question} {changed}".strip()))
+                fault = (
+                    reason or ("not changed" if changed == question else fault_of(copy)) or known.refused([whole])[0]
+                )
+                if fault:
+                    counts.dropped[fault] += 1
+                    counts.add_sample(fault, redacted(f"{question} {changed}".strip()))
                     continue
                 counts.rows_out += 1
                 counts.noted[method] += 1
                 yield copy
         counts.dropped += type(counts.dropped)()  # without reasons that no row has
 
-    def _copy(self, row: Row, at: int, content: str, method: str) -> dict[str, Any]:
+    def _copy(self, row: Row, at: int, content: str, method: str) -> dict[str, object]:
         """Return a row with another content of one turn."""
         turns = [dict(turn) for turn in row["messages"]]
         turns[at]["content"] = content

@@ -63,7 +63,7 @@ class Synthesizer:
     def rows(
         self, rows: Sequence[Row], known: Diversity, ledger: Ledger, fault_of: FaultOf
     ) -> Iterator[dict[str, Any]]:
-        """Yield the new examples of rows; what is dropped is counted with the reason.
+        """Yield the new examples of rows; count dropped ones with the reason.
 
         Args:
             rows: rows of the training split, those of a document together.

@@ -1,4 +1,4 @@
-"""Other wordings of English questions by rules that break none: contractions and courtesies."""
+"""Other wordings of English questions by safe rules: contractions and courtesies."""
 
 from __future__ import annotations
 

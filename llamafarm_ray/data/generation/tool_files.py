@@ -66,7 +66,7 @@ def _content(path: Path) -> object:
         raise InputError(f"{path} can't be read: {str(error).splitlines()[0]}.") from error
 
 
-def _tool(value: object, where: str) -> dict[str, Any]:
+def _tool(value: object, where: str) -> dict[str, object]:
     function = value.get("function", value) if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise InputError(f"{where} has no name.", hint=_SHAPES)
@@ -89,12 +89,14 @@ def _check(tool: Mapping[str, object], path: Path) -> None:
         raise InputError(f"{path}: the parameters of {tool['name']} are no JSON schema: {said}.") from None
 
 
-def _operations(api: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _operations(api: Mapping[str, Any]) -> Iterator[dict[str, object]]:
     """Yield each operation of an OpenAPI description as a tool, with the fields of its body among its parameters."""
     for route, described in api["paths"].items():
         item = _resolved(described, api)
+        if not isinstance(item, Mapping):
+            continue
         for method in _METHODS:
-            operation = item.get(method) if isinstance(item, Mapping) else None
+            operation = item.get(method)
             if not isinstance(operation, Mapping):
                 continue
             properties: dict[str, Any] = {}
@@ -113,7 +115,7 @@ def _operations(api: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _add_parameter(parameter: Any, properties: dict[str, Any], required: list[str]) -> None:
+def _add_parameter(parameter: object, properties: dict[str, object], required: list[str]) -> None:
     if not isinstance(parameter, Mapping) or parameter.get("in") not in {"path", "query"}:
         return  # headers and cookies are the client's
     name, schema = str(parameter.get("name")), dict(parameter.get("schema") or {})
@@ -124,7 +126,7 @@ def _add_parameter(parameter: Any, properties: dict[str, Any], required: list[st
         required.append(name)
 
 
-def _add_body(body: Any, properties: dict[str, Any], required: list[str]) -> None:
+def _add_body(body: Any, properties: dict[str, object], required: list[str]) -> None:
     content = body.get("content") if isinstance(body, Mapping) else None
     media = next((one for kind, one in (content or {}).items() if "json" in kind), None)
     schema = media.get("schema") if isinstance(media, Mapping) else None
@@ -138,7 +140,7 @@ def _add_body(body: Any, properties: dict[str, Any], required: list[str]) -> Non
         required += ["body"] if body.get("required") else []
 
 
-def _resolved(value: object, api: Mapping[str, object], inside: tuple[str, ...] = ()) -> Any:
+def _resolved(value: object, api: Mapping[str, object], inside: tuple[str, ...] = ()) -> object:
     """Return a value with the parts of the description that it refers to; a part in itself may hold anything."""
     if isinstance(value, list):
         return [_resolved(one, api, inside) for one in value]

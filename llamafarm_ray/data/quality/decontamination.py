@@ -92,7 +92,7 @@ def find_overlaps(questions: Sequence[str], rows: Iterable[Mapping[str, Any]]) -
     return dict(sorted(found.items()))
 
 
-class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
+class Decontaminate(Step[Mapping[str, object], Mapping[str, object]]):
     """Drops examples that ask a question of an evaluation set, or share 13 words in a row with one."""
 
     name = "decontaminate"
@@ -155,7 +155,7 @@ def _questions_of_file(path: Path, where: str) -> Iterator[str]:
         yield from questions_of(record)
 
 
-def questions_of(value: Any) -> Iterator[str]:
+def questions_of(value: object) -> Iterator[str]:
     """Yield the questions of a row of an evaluation set, see `read_evaluation_texts`."""
     if isinstance(value, str):
         yield value

@@ -50,7 +50,7 @@ def diversity_of(questions: Sequence[str]) -> float:
     return min(1.0, max(0.0, 1 - mean_cosine))
 
 
-def measure(rows: Iterable[Mapping[str, Any]], config: DatasetConfig) -> DatasetMetrics:
+def measure(rows: Iterable[Mapping[str, object]], config: DatasetConfig) -> DatasetMetrics:
     """Return the metrics for which there is a goal; coverage apart, which is measured while the rows are written.
 
     Diversity is that of the 1,000 questions with the smallest ids, so that the order of the rows doesn't matter.
@@ -77,7 +77,7 @@ def measure(rows: Iterable[Mapping[str, Any]], config: DatasetConfig) -> Dataset
     )
 
 
-def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, Any]]]:
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, _BATCH)):
         yield batch

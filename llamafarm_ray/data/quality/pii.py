@@ -1,4 +1,4 @@
-"""Handle personal data in passages, before anything is made of them."""
+"""Handle personal data in passages, before examples are made from them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
     """
     module, _, attribute = name.partition(":")
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        found: Callable[..., object] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"{key}: {name!r} can't be loaded ({error}).",

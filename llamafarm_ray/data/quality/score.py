@@ -1,4 +1,4 @@
-"""Quality score of an example, 0 to 1, from what the other checks measure."""
+"""Quality score of an example, 0 to 1, from the other checks' measurements."""
 
 from __future__ import annotations
 

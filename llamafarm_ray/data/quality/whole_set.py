@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts
@@ -49,7 +50,7 @@ _MIN_COSINE = 0.1
 _DIGEST_BYTES = 16
 
 
-class _DropChosen(Step[Mapping[str, Any], Mapping[str, Any]]):
+class _DropChosen(Step[Mapping[str, object], Mapping[str, object]]):
     """Drops rows by their places.
 
     Args:
@@ -86,7 +87,7 @@ class DropOffDomain(_DropChosen):
 
 def whole_set_filters(
     quality: QualityControl, evaluation: EvaluationTexts, tables: Tables
-) -> tuple[Step[Mapping[str, Any], Mapping[str, Any]], ...]:
+) -> tuple[Step[Mapping[str, object], Mapping[str, object]], ...]:
     """Return the filters that a configuration asks for, ready to run on rows with (at least) ``FILTER_COLUMNS``."""
     validation = quality.validation
     steps: list[Step[Mapping[str, object], Mapping[str, object]]] = []
@@ -183,7 +184,7 @@ def _signed(bands: Bands) -> pa.Schema:
     )
 
 
-def _fixed(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _fixed(column: pa.ChunkedArray) -> NDArray[np.uint8]:
     """Return the bytes of a column of values of one length, a row for each."""
     width = column.type.byte_width
     values = column.combine_chunks()
@@ -259,7 +260,7 @@ def find_off_domain(tables: Tables, domain: str | None) -> set[Place]:
     return far
 
 
-def _center(tables: Tables) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _center(tables: Tables) -> NDArray[np.float64]:
     """Return the unit vector of the mean of all passages, in an order of adding that no partition changes."""
     total = np.zeros(256)
     for table in tables(_same, _COLUMNS["passage"]):

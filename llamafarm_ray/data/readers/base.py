@@ -92,7 +92,7 @@ class Outline:
         return tuple(self._notes)
 
     def note(self, text: str) -> None:
-        """Add a remark on what was assumed, as ``read as cp1252``, or on a part that could not be read."""
+        """Add a remark on an assumption, as ``read as cp1252``, or on a part that could not be read."""
         if text not in self._notes:
             self._notes.append(text)
 

@@ -1,4 +1,4 @@
-"""E-mail (RFC 5322) and mbox: what each message says itself, without quotations and signatures."""
+"""E-mail (RFC 5322) and mbox: the text of each message, without quotations and signatures."""
 
 from __future__ import annotations
 

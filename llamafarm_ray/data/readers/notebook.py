@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from llamafarm_ray.data.readers.base import BrokenDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.markdown import add_markdown
@@ -36,6 +35,6 @@ class NotebookReader(Reader):
         return outline.first_heading
 
 
-def _source(cell: dict[str, Any]) -> str:
+def _source(cell: dict[str, object]) -> str:
     source = cell.get("source", cell.get("input", ""))
     return "".join(map(str, source)) if isinstance(source, list) else str(source)

@@ -74,7 +74,7 @@ class Package:
         self._zip.close()
 
     def broken(self, cause: object) -> BrokenDocumentError:
-        """Return the error that says what is wrong with the file."""
+        """Return the error for a broken file."""
         told = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(cause)
         return BrokenDocumentError(f"it is not a valid {self._kind} file ({told.rstrip('.')}).")
 

@@ -40,7 +40,7 @@ class PythonReader(Reader):
     name = "Python"
 
     def parse(self, data: bytes, outline: Outline) -> str:
-        """See :meth:`Reader.parse`; what is no Python of this version is read as other source code."""
+        """See :meth:`Reader.parse`; code that is not Python of this version is read as other source code."""
         text = require_text(data, outline)
         try:
             with warnings.catch_warnings():

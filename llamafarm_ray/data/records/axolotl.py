@@ -1,4 +1,4 @@
-"""Axolotl's ``datasets``: the entries of its YAML configuration, each a file and what its fields are called.
+"""Axolotl's ``datasets``: the entries of its YAML configuration, each a file with the names of its fields.
 
 The model's own chat template renders all of them; Axolotl's prompt styles ("Below is an instruction...") do not exist
 here. Source: https://docs.axolotl.ai/docs/dataset-formats/
@@ -93,7 +93,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _records(entry: Any, where: str, folder: Path, find: Callable[[Path], dict[str, Records]]) -> Records:
+def _records(entry: object, where: str, folder: Path, find: Callable[[Path], dict[str, Records]]) -> Records:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise InputError(f"{where} has no path.")
     convert = _converter(entry, where)
@@ -133,7 +133,7 @@ def _converter(entry: Mapping[str, Any], where: str) -> Callable[[object], objec
     return functools.partial(_renamed, _PAIRS[kind])
 
 
-def _custom(kind: Mapping[str, Any], where: str) -> Callable[[object], object]:
+def _custom(kind: Mapping[str, object], where: str) -> Callable[[object], object]:
     """Return the conversion of a ``type`` that is written out field by field."""
     for key, value in kind.items():
         if key not in _CUSTOM_FIELDS and value:
@@ -219,7 +219,7 @@ class _ChatEntry:
             converted = [turn for turn in converted if not (isinstance(turn, dict) and turn["role"] == "system")]
         return {"messages": converted, "tools": record.get(self.tools), "system": system}
 
-    def _turn(self, turn: Mapping[str, Any]) -> dict[str, Any]:
+    def _turn(self, turn: Mapping[str, object]) -> dict[str, object]:
         made = {self.names.get(key, key): value for key, value in turn.items()}
         role = made.get("role")
         made["role"] = self.roles.get(role, role) if isinstance(role, str) else role

@@ -6,7 +6,6 @@ import csv
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.records.base import BadRecord, Record, UnreadableFileError
 from llamafarm_ray.data.records.compression import file_type
@@ -53,11 +52,12 @@ def read_delimited(path: Path) -> Iterator[Record]:
 def _record(header: list[str], cells: list[str]) -> object:
     if len(cells) != len(header):
         return BadRecord(f"has {len(cells)} cells where the header names {len(header)} columns; quote delimiters.")
-    record: dict[str, Any] = {name: cell or None for name, cell in zip(header, cells, strict=True)}
+    record: dict[str, object] = {name: cell or None for name, cell in zip(header, cells, strict=True)}
     values = _BOOLEANS | (_BOOLEAN_DIGITS if _JUDGED & record.keys() else {})
     for name in _BOOLEAN_COLUMNS:
-        if isinstance(record.get(name), str):
-            record[name] = values.get(record[name].strip().lower(), record[name])
+        written = record.get(name)
+        if isinstance(written, str):
+            record[name] = values.get(written.strip().lower(), written)
     return record
 
 

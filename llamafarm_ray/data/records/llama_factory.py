@@ -1,4 +1,4 @@
-"""LLaMA-Factory's ``dataset_info.json``: which file holds a dataset, and what its columns and roles are called.
+"""LLaMA-Factory's ``dataset_info.json``: the file of a dataset, and the names of its columns and roles.
 
 Source: https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
 """

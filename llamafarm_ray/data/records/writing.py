@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from llamafarm_ray.errors import InputError
 
 __all__ = ["WRITABLE", "RecordWriter", "open_writer", "write_records"]
 
-Record = Mapping[str, Any]
+Record = Mapping[str, object]
 
 
 def write_records(records: Iterable[Record], path: Path, *, type_of: Path | None = None) -> None:
@@ -60,7 +60,7 @@ class RecordWriter(abc.ABC):
         """Write a record of plain values."""
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining records, and close the file."""
         self._file.close()
 
 

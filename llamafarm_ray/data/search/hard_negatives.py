@@ -89,6 +89,7 @@ def _preferences(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapp
     counts = ledger.counts("rejected_answers")
     for row in rows:
         counts.rows_in += 1
+        completed = row
         if not row["extra"]:
             question, answer = _asked(row)
             place = (side_of(row["id"]), row["document"])
@@ -98,13 +99,13 @@ def _preferences(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapp
             if is_not_said(answer) or not others:
                 counts.dropped["no other answer of its document to reject"] += 1
                 continue
-            row = {**row, "extra": json.dumps({"rejected": others[0]})}  # noqa: PLW2901  the same row, completed
+            completed = {**row, "extra": json.dumps({"rejected": others[0]})}
         counts.rows_out += 1
-        yield row
+        yield completed
 
 
 def _agree(one: str, other: str) -> bool:
-    """Return True if one of two answers says what the other says."""
+    """Return True if one of two answers supports the other."""
     return support(one, other) >= _SUPPORTS or support(other, one) >= _SUPPORTS
 
 

@@ -143,11 +143,11 @@ def _plain(value: object) -> str | None:
     return None if isinstance(value, bytes | memoryview) else str(value)
 
 
-def _rows(query: _Query) -> Generator[dict[str, Any], None, None]:
+def _rows(query: _Query) -> Generator[dict[str, object], None, None]:
     return _sqlite_rows(query) if query.is_sqlite else _other_rows(query)
 
 
-def _sqlite_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
+def _sqlite_rows(query: _Query) -> Generator[dict[str, object], None, None]:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(query.file))}?mode=ro", uri=True)) as connection:
             found = connection.execute(query.statement)
@@ -157,7 +157,7 @@ def _sqlite_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
         raise DocumentError(f"the database refuses the query ({error}).", hint=f"It is: {query.statement}") from error
 
 
-def _other_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
+def _other_rows(query: _Query) -> Generator[dict[str, object], None, None]:
     try:
         import sqlalchemy  # few sources are databases
     except ModuleNotFoundError as error:
@@ -179,7 +179,7 @@ def _other_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
         ) from error
 
 
-def _named(names: list[str], rows: Iterable[Any]) -> Generator[dict[str, Any], None, None]:
+def _named(names: list[str], rows: Iterable[Any]) -> Generator[dict[str, object], None, None]:
     if not names:
         raise DocumentError("the statement gives no rows.", hint="Write one that begins with SELECT.")
     for row in rows:

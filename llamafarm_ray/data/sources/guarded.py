@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from llamafarm_ray.data.sources.containers import is_container
 from llamafarm_ray.data.sources.reading import ReadFile, read_file
@@ -127,7 +127,7 @@ class _Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self.connection: Connection
 
-    def ask(self, work: Callable[..., Any], arguments: tuple[object, ...]) -> bool:
+    def ask(self, work: Callable[..., object], arguments: tuple[object, ...]) -> bool:
         """Send work to the process, to a new one if there is none; return False if none can be started."""
         for _ in range(2):
             if self._process is None or self._process.poll() is not None:

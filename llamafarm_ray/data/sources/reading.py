@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from llamafarm_ray.data.parsed import ParsedDocument
 from llamafarm_ray.data.readers import DocumentError, reader_for
@@ -102,7 +102,7 @@ def _read(path: str, name: str, file: IO[bytes], depth: int) -> Iterator[ReadFil
     yield ReadFile(path, _parsed(path, name, data))
 
 
-def _state(file: Any) -> tuple[int, int] | None:
+def _state(file: IO[bytes]) -> tuple[int, int] | None:
     """Return the size and the time of the last change of a local file; None for others."""
     try:
         status = os.fstat(file.fileno())

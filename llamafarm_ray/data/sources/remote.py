@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from llamafarm_ray.data.readers import is_supported
 from llamafarm_ray.data.readers.base import oversized_message
@@ -69,7 +70,9 @@ def find_remote(uri: str, wanted: Wanted) -> Sources:
     return found
 
 
-def _add(found: Sources, fs: Any, path: str, name: str, *, num_bytes: int | None, wanted: Wanted) -> None:
+def _add(
+    found: Sources, fs: AbstractFileSystem, path: str, name: str, *, num_bytes: int | None, wanted: Wanted
+) -> None:
     if any(part.startswith(wanted.hidden) for part in name.split("/")):
         return
     if not wanted.takes(name):
@@ -92,7 +95,7 @@ def _page(uri: str) -> Sources:
     return Sources(files=[SourceFile(uri, uri.encode())])
 
 
-def open_remote(uri: str) -> Any:
+def open_remote(uri: str) -> AbstractBufferedFile:
     """Open the file at a URI to read its bytes."""
     if is_page(uri):
         return fsspec.filesystem("http", client_kwargs={"timeout": _timeout()}).open(uri, "rb")
@@ -100,7 +103,7 @@ def open_remote(uri: str) -> Any:
     return fs.open(path, "rb")
 
 
-def _timeout() -> Any:
+def _timeout() -> object:
     from aiohttp import ClientTimeout  # comes with fsspec's HTTP
 
     return ClientTimeout(total=_TIMEOUT_S)

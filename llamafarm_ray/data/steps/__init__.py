@@ -1,4 +1,4 @@
-"""Steps: small classes with one contract (:class:`Step`), whose base class counts what goes in, out and missing."""
+"""Steps: small classes with one contract (:class:`Step`), whose base class counts rows in, out and dropped."""
 
 from llamafarm_ray.data.steps.base import Dropped, Kept, Ledger, Step, StepCounts
 from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance

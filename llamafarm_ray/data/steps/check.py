@@ -1,4 +1,4 @@
-"""Check examples: what is too short, too long, or gives nothing to learn is dropped."""
+"""Drop examples that are too short, too long, or teach nothing."""
 
 from __future__ import annotations
 

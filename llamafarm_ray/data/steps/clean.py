@@ -22,7 +22,7 @@ _LIGATURES = str.maketrans({"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\uf
 
 
 class Clean(Step[ParsedDocument, ParsedDocument]):
-    """Cleans titles, headings and blocks; what is empty afterwards goes."""
+    """Cleans titles, headings and blocks; drops those that are empty afterwards."""
 
     name = "clean"
 

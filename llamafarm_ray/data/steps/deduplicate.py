@@ -10,12 +10,12 @@ from llamafarm_ray.data.steps.base import Dropped, Step
 __all__ = ["Deduplicate"]
 
 
-class Deduplicate(Step[Mapping[str, Any], Mapping[str, Any]]):
+class Deduplicate(Step[Mapping[str, object], Mapping[str, object]]):
     """Keeps the first row of each ``key``. The rows must come sorted by key, so nothing has to be remembered."""
 
     name = "deduplicate"
 
-    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, object] | Dropped]:
         """See :meth:`Step.apply`; a row is a mapping with ``key``, and ``messages`` for samples."""
         previous = None
         for row in rows:

@@ -12,7 +12,7 @@ __all__ = ["LimitQuestions"]
 
 
 class LimitQuestions(Step[Example, Example]):
-    """Keeps what is asked about ``questions_per_doc`` facts of a document, each in up to ``phrasings`` ways.
+    """Keeps the questions about ``questions_per_doc`` facts of a document, each in up to ``phrasings`` ways.
 
     None keeps all facts, or all ways. Rows keep their order.
     """

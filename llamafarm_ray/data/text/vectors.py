@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +41,31 @@ def whole_words() -> frozenset[str]:
     return frozenset(token.removeprefix(_WORD_START) for token in marked)
 
 
+class _Tokenizer(Protocol):
+    """The tokenizer of a model of wordllama's."""
+
+    def get_vocab(self) -> Mapping[str, int]:
+        """Return the id of each token."""
+
+
+class _Model(Protocol):
+    """A model of wordllama's."""
+
+    @property
+    def tokenizer(self) -> _Tokenizer:
+        """Its tokenizer."""
+
+    def embed(self, texts: list[str]) -> Vectors:
+        """Return a vector for each text."""
+
+
 @functools.cache
-def _model() -> Any:
+def _model() -> _Model:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     library = importlib.import_module("wordllama")
     root.handlers[:] = handlers  # importing it sets up logging for the whole process
     root.setLevel(level)
     folder = Path(str(library.__file__)).parent
-    return library.WordLlama.load(cache_dir=folder, disable_download=True)
+    model: _Model = library.WordLlama.load(cache_dir=folder, disable_download=True)
+    return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 
@@ -24,7 +23,7 @@ class AskedModel:
     """
 
     backend: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     weights: str
     with_adapter: bool = True
     keeps: bool = True
@@ -41,5 +40,5 @@ class Chunk:
     """
 
     kind: RequestKind
-    requests: tuple[tuple[Any, ...], ...]
+    requests: tuple[tuple[object, ...], ...]
     has_template: bool

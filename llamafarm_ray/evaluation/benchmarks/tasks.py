@@ -32,7 +32,7 @@ def check_installed() -> None:
         )
 
 
-def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
+def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, object]:
     """Return lm-eval's tasks and groups by name; a tag gives each of its tasks.
 
     Args:
@@ -51,10 +51,10 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
     return {name: item for asked in names for name, item in _build(manager, asked, data, is_alone=len(names) == 1)}
 
 
-def _build(manager: TaskManager, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, Any]]:
+def _build(manager: TaskManager, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, object]]:
     from lm_eval.tasks._factory import TaskFactory  # pinned: the public way has no overrides of groups
 
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     if data is not None:
         # An override of a group reaches every task below it.
         overrides["custom_dataset"] = partial(
@@ -73,7 +73,7 @@ def _build(manager: TaskManager, name: str, data: Path | None, *, is_alone: bool
         yield _name(item), item
 
 
-def leaves(loaded: Mapping[str, Any]) -> dict[str, Any]:
+def leaves(loaded: Mapping[str, Any]) -> dict[str, object]:
     """Return the tasks that are asked, those of groups included, by name."""
     found: dict[str, Any] = {}
     for item in loaded.values():
@@ -82,7 +82,7 @@ def leaves(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_one: bool) -> Any:
+def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_one: bool) -> object:
     """Return a task's data from local files, one a split: ``test.jsonl``, or ``test-00000-of-00001.parquet``.
 
     They are looked for in the folders ``<task>``, ``<name>``, ``<path>/<name>`` and ``<path>`` (its last part), and in
@@ -122,7 +122,7 @@ def task_manager() -> TaskManager:
     return TaskManager()
 
 
-def _read_local(*, folder: Path, is_one: bool, config_source: str = "", **_: Any) -> Any:
+def _read_local(*, folder: Path, is_one: bool, config_source: str = "", **_: object) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml  # as above
 
     config = load_yaml(Path(config_source), resolve_func=False)

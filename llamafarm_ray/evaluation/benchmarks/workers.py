@@ -75,7 +75,7 @@ class _Worker:
         self._local = LocalWorkers()
         self._prepare = prepare
 
-    def is_ready(self) -> Any:
+    def is_ready(self) -> object:
         """Return the seconds since it began, once its machine has the models; or the error."""
         error = self._value(self._prepare) if self._prepare is not None else None
         return error or time.monotonic() - self._began
@@ -83,14 +83,14 @@ class _Worker:
     def call(self, method: str, *arguments: object, **options: object) -> Any:
         """Call a method of `LocalWorkers`."""
 
-        def called() -> Any:
+        def called() -> object:
             found = getattr(self._local, method)(*arguments, **options)
             return list(found) if method == "answers" else found
 
         return self._value(called)
 
     @staticmethod
-    def _value(function: Callable[[], Any]) -> Any:
+    def _value(function: Callable[[], object]) -> object:
         try:
             return function()
         except LlamaFarmError as error:
@@ -130,7 +130,7 @@ class RayWorkers:
         options = {"add_generation_prompt": add_generation_prompt}
         return str(self._result(self._first().call.remote("render", model, chat, **options)))
 
-    def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Any]]]:
+    def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[object]]]:
         """See `Workers.answers`."""
         waiting = list(enumerate(chunks))[::-1]
         idle = list(self._ready)

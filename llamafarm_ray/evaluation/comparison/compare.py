@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
@@ -77,7 +77,7 @@ class Comparison:
     least_p_value: float | None = None
     examples_needed: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the values that are known, for JSON."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: value for name, value in found.items() if value is not None}

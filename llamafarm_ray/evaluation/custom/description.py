@@ -116,7 +116,7 @@ def find_set(name: str, file: Path | None = None) -> CustomSet:
 
 
 def _check_row(row: Mapping[str, Any], where: str, metric: str) -> None:
-    """Refuse a row that lacks what a metric needs."""
+    """Refuse a row that lacks a metric's inputs."""
     key = _NEEDED[metric]
     if not _IS_USABLE[key](row.get(key)):
         raise InputError(

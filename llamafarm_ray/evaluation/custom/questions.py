@@ -30,7 +30,7 @@ class Question:
     """
 
     id: str
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Mapping[str, object], ...]
     accepted: tuple[str, ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Question:
         )
 
 
-Check = Callable[[Mapping[str, Any], str], None]
+Check = Callable[[Mapping[str, object], str], None]
 """Takes a row and its place in the file; raises for a row that can't be scored."""
 
 

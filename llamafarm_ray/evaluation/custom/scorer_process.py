@@ -19,7 +19,7 @@ def main() -> None:
     Path(sys.argv[1]).write_text(json.dumps(results, default=repr), encoding="utf-8")
 
 
-def _function(asked: dict[str, Any]) -> object:
+def _function(asked: dict[str, str]) -> object:
     if asked["module"]:
         return getattr(importlib.import_module(asked["module"]), asked["function"])
     namespace: dict[str, object] = {"__name__": "llamafarm_scorer"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx
@@ -40,7 +41,7 @@ class EndpointClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(headers=headers, timeout=endpoint.timeout_s, limits=limits)
 
-    def choice(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    def choice(self, route: str, body: Mapping[str, object]) -> dict[str, Any]:
         """Return the first choice of a greedy answer; failures that pass are tried again.
 
         Args:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.evaluation.engines.client import EndpointClient
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["EndpointEngine"]
+
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
 
 
 class EndpointEngine:
@@ -86,7 +89,7 @@ class EndpointEngine:
         """See `TokenEngine.close`."""
         self._client.close()
 
-    def _map(self, function: Callable[[Any], Any], items: Sequence[object]) -> list[Any]:
+    def _map(self, function: Callable[[_Asked], _Answer], items: Sequence[_Asked]) -> list[_Answer]:
         with ThreadPoolExecutor(self._client.endpoint.concurrency) as pool:
             return list(pool.map(function, items))
 

@@ -1,4 +1,4 @@
-"""Ranks of LoRA adapters, as vLLM has to be told them."""
+"""Ranks of LoRA adapters, for vLLM's ``max_lora_rank``."""
 
 from __future__ import annotations
 

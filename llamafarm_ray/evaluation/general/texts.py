@@ -1,4 +1,4 @@
-"""Fixed texts about everyday matters, and a model's loss on them: what rises there was forgotten in training."""
+"""Fixed texts about everyday matters, and a model's loss on them: a rise shows forgetting in training."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A judge: a model that compares and rates answers, as far as its verdicts agree with those of people."""
+"""A judge: a model that compares and rates answers, used if its verdicts agree with people's."""

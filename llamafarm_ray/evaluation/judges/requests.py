@@ -1,4 +1,4 @@
-"""Requests to a judge, and what its answers say."""
+"""Requests to a judge, and the verdicts in its answers."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp  # part of Ray's dashboard client; a request costs a third of httpx's CPU time
 
@@ -42,7 +42,7 @@ class Endpoint:
     key: str | None = None
     is_streamed: bool = True
     timeout_s: float = 60.0
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, object] | None = None
 
 
 async def drive(

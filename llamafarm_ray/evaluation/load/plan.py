@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.evaluation.benchmarks.digests import digest_of
 from llamafarm_ray.evaluation.load.arrivals import Pattern, arrivals
@@ -62,7 +61,7 @@ class Traffic:
         texts = Digest.of(self.prompts.read_bytes()) if self.prompts is not None else None
         return digest_of({**self.to_dict(), "prompts": texts})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan for JSON."""
         return {
             "pattern": self.pattern,
@@ -96,6 +95,6 @@ class Replay:
         """Digest of the traffic: replays with the same digest send the same."""
         return digest_of({"replay": Digest.of(self.path.read_bytes()), "speed": self.speed})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the plan for JSON."""
         return {"replay": str(self.path), "speed": self.speed}

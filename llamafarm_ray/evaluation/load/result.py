@@ -52,7 +52,7 @@ class SimulationResult:
             metrics["digests"] = {"data": self.traffic, "backend": "endpoint"}
         return EvaluationResult(self.model_id, now(), {}, production_metrics=metrics)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return ``evaluation_results``, and ``simulation`` beside it."""
         simulation: dict[str, object] = {"url": self.url, "plan": dict(self.plan)}
         if self.summary is not None:
@@ -62,7 +62,7 @@ class SimulationResult:
         return {**self.evaluation.to_dict(), "simulation": simulation}
 
 
-def production_metrics(summary: Summary, satisfaction: Satisfaction | None = None) -> dict[str, Any]:
+def production_metrics(summary: Summary, satisfaction: Satisfaction | None = None) -> dict[str, object]:
     """Return the figures that a version keeps.
 
     ``latency_p95`` is a text for people (``"150ms"``), ``latency_p95_s`` the number that policies compare. Figures

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.evaluation.load.outcomes import Summary
 from llamafarm_ray.evaluation.load.targets import Target
@@ -46,7 +46,7 @@ class Probe:
     values: dict[str, float | None]
     num_requests: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the probe for JSON."""
         return {
             "rate": self.rate,
@@ -73,7 +73,7 @@ class Capacity:
     ended_because: str
     probes: list[Probe] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the result for JSON."""
         return {
             "highest_rate": self.highest_rate,

@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import InputError
 
@@ -22,7 +22,7 @@ __all__ = [
     "synthesize",
 ]
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 
 _WORDS: Final = (
     "the of and to in is that it for as with on be at by this from or which have water farm people level question "

@@ -1,4 +1,4 @@
-"""Calibration: stated confidence against how often it is right."""
+"""Calibration: stated confidence against the share of right answers."""
 
 from __future__ import annotations
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
@@ -97,7 +96,7 @@ def _scorer(kind: str) -> RougeScorer:
     return RougeScorer([kind], tokenizer=_Words())
 
 
-def _score(metric: Any, answers: Sequence[str], references: References) -> float:
+def _score(metric: BLEU | CHRF, answers: Sequence[str], references: References) -> float:
     most = max(map(len, references))
     # sacrebleu wants the n-th reference of all examples together, and None where there are fewer.
     streams = [[accepted[at] if at < len(accepted) else None for accepted in references] for at in range(most)]
@@ -115,7 +114,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _tokenizer(text: str) -> Any:
+def _tokenizer(text: str) -> Callable[[str], str]:
     kinds = _tokenizers()
     if text.isascii():
         return kinds["13a"]
@@ -126,7 +125,7 @@ def _tokenizer(text: str) -> Any:
 
 
 @cache
-def _tokenizers() -> dict[str, object]:
+def _tokenizers() -> dict[str, Callable[[str], str]]:
     return {
         "13a": Tokenizer13a(),
         "intl": TokenizerV14International(),

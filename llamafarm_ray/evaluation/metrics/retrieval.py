@@ -1,4 +1,4 @@
-"""Rankings of a retriever against what is relevant: hit rate, MRR and nDCG at a cut-off."""
+"""Rankings of a retriever against the relevant passages: hit rate, MRR and nDCG at a cut-off."""
 
 from __future__ import annotations
 

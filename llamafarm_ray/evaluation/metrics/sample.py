@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 __all__ = ["Sample"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An answer; a metric that lacks what it needs leaves the sample out.
+    """An answer; a metric leaves out samples that lack its inputs.
 
     Args:
         answer: the model's answer.
@@ -37,8 +36,8 @@ class Sample:
     context: tuple[str, ...] = ()
     relevant: tuple[bool, ...] | None = None
     num_relevant: int | None = None
-    schema: Mapping[str, Any] | bool | None = None
-    expected_calls: tuple[Mapping[str, Any], ...] | None = None
+    schema: Mapping[str, object] | bool | None = None
+    expected_calls: tuple[Mapping[str, object], ...] | None = None
     confidence: float | None = None
     num_tokens: int | None = None
     seconds: float | None = None

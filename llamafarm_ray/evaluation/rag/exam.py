@@ -1,4 +1,4 @@
-"""An exam: each question as the prompts of its modes, with what retrieval found for it."""
+"""An exam: each question as the prompts of its modes, with its retrieved passages."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def answer_metrics(exam: Sequence[AskedQuestion]) -> dict[str, str]:
 
 
 def mode_samples(exam: Sequence[AskedQuestion], answers: Answers, mode: str) -> list[tuple[int, Sample]]:
-    """Return what was answered in a mode, with the places of its questions."""
+    """Return the answers in a mode, with the places of its questions."""
     found = []
     for at, (asked, answer) in enumerate(zip(exam, answers[mode], strict=True)):
         if answer is None:
@@ -117,7 +117,7 @@ def mode_scores(exam: Sequence[AskedQuestion], answers: Answers, mode: str) -> d
 
 
 def grade_rows(exam: Sequence[AskedQuestion], answers: Answers, baseline: Answers | None) -> list[dict[str, object]]:
-    """Return a row for each question: what was asked, found, answered and right, in each mode, beside the baseline."""
+    """Return a row for each question: prompt, passages, answer and grade in each mode, beside the baseline's."""
     rows: list[dict[str, Any]] = [
         {
             "question": asked.question.question,
@@ -175,8 +175,8 @@ def answers_one_by_one(
     return tuple(found)
 
 
-def rag_integration(exam: Sequence[AskedQuestion], answers: Answers) -> dict[str, Any] | None:
-    """Return the block of that name: relevance of what was retrieved, quality of answers, and their time.
+def rag_integration(exam: Sequence[AskedQuestion], answers: Answers) -> dict[str, object] | None:
+    """Return the block of that name: relevance of the passages, quality of the answers, and their time.
 
     ``retrieval_relevance`` is the hit rate of the retrieved passages, ``response_quality`` the share of right answers
     with them, ``latency_p95`` the time from the question to the end of its answer.

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.question_rows import ANSWERS, read_rows, texts_of
@@ -38,7 +37,7 @@ class Question:
     document: str | None = None
     context: tuple[str, ...] = ()
     is_whole: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -53,7 +52,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def questions_digest(questions: Iterable[Question]) -> Digest:
-    """Return the digest of what is asked and accepted; it does not depend on the file's form."""
+    """Return the digest of the questions and accepted answers; it does not depend on the file's form."""
     rows = [[one.question, one.answers, one.document, one.context, one.is_whole] for one in questions]
     return Digest.of(json.dumps(rows, ensure_ascii=True).encode())
 

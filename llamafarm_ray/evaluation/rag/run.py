@@ -38,7 +38,7 @@ class ExamJob:
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> ExamAnswers:
-    """Ask what the fields of an `ExamJob` say."""
+    """Run an `ExamJob` given as plain fields."""
     return answer_exam(ExamJob(**settings), report)
 
 

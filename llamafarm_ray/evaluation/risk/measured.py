@@ -44,11 +44,11 @@ class RiskTest(Protocol):
 
     @property
     def method(self) -> str:
-        """A sentence that says what is asked, and what counts."""
+        """One sentence on the prompts and the scoring."""
 
     @property
     def sample(self) -> str:
-        """Name of what is asked."""
+        """Name of the set of prompts."""
 
     @property
     def probes(self) -> Sequence[Probe]:

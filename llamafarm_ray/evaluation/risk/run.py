@@ -46,7 +46,7 @@ class RiskJob:
 
 
 def risk_settings(settings: Mapping[str, Any], report: Report) -> EvaluationResult:
-    """Measure what the fields of a `RiskJob` say."""
+    """Run a `RiskJob` given as plain fields."""
     return measure_risk(RiskJob(**settings), report)
 
 

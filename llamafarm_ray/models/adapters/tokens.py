@@ -1,4 +1,4 @@
-"""The tokenizer files of an adapter, held against those of its base: requests are tokenised as the base's say."""
+"""The tokenizer files of an adapter, compared with those of its base, which tokenize requests."""
 
 from __future__ import annotations
 

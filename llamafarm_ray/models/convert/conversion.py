@@ -1,4 +1,4 @@
-"""Conversion of one model: read, written in another format, read back and compared before anybody sees it."""
+"""Conversion of one model: read, written in another format, read back and compared before it is published."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def convert_model(
     bounded: bool = True,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> Conversion:
-    """Write a model in another format, and compare what was written with the source.
+    """Write a model in another format, and compare the result with the source.
 
     Args:
         source: a GGUF file, or a folder in transformers' layout.

@@ -1,4 +1,4 @@
-"""Model families that are converted between transformers and GGUF: the facts of one that the other has a name for.
+"""Model families that are converted between transformers and GGUF: the facts that both have names for.
 
 The facts are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A property that GGUF has no fact for
 is built into llama.cpp; a model in which it has another value is refused instead of being written as another model.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import UnsupportedError
 
@@ -66,7 +66,7 @@ class Family:
     model_types: tuple[str, ...]
     fields: Mapping[str, str] = field(default_factory=lambda: _DECODER)
     optional: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
     derived: Mapping[str, Callable[[PreTrainedConfig], object]] = field(default_factory=dict)
     norm_offset: float = 0.0
     permutes: bool = False

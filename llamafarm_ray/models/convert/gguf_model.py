@@ -172,7 +172,7 @@ def _head_dim(header: GgufHeader, usual: int) -> int:
     return int(header.of_architecture(_KEY_LENGTH) or turned or usual)
 
 
-def _generation_config(header: GgufHeader, config: PreTrainedConfig) -> Any:
+def _generation_config(header: GgufHeader, config: PreTrainedConfig) -> object:
     named = dict.fromkeys(header.facts.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
     ends = [index for index in named if index is not None]
     return GenerationConfig(

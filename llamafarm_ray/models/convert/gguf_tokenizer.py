@@ -71,7 +71,7 @@ def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _templates(facts: Mapping[str, Any]) -> str | dict[str, str] | None:
+def _templates(facts: Mapping[str, object]) -> str | dict[str, str] | None:
     """Return the chat template; with others beside it, all of them by their names."""
     names = facts.get(f"{_TEMPLATE}s")
     found = {name: facts.get(f"{_TEMPLATE}.{name}") for name in names} if isinstance(names, list) else {}
@@ -94,7 +94,7 @@ def _byte_level(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -
 
 
 def _pieces(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
-    """Return a sentencepiece tokenizer as llama.cpp has it, whatever class the original model's is of."""
+    """Return a sentencepiece tokenizer as llama.cpp has it, for any class of the original model's."""
     scores = facts.get("scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise InputError("The file's tokenizer has no scores of its tokens.", hint=_HINT)

@@ -1,4 +1,4 @@
-"""The difference between a model and its converted form, measured on texts that are the same for all models."""
+"""The difference between a model and its converted form, measured on fixed texts."""
 
 from __future__ import annotations
 

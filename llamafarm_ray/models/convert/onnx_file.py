@@ -42,7 +42,7 @@ _NUM_PAST, _NUM_NEW = 3, 2
 
 
 def check_can_export() -> None:
-    """Check that the libraries that export, and check what was exported, are installed.
+    """Check that the libraries for the export and its check are installed.
 
     Raises:
         UnsupportedError: one is missing.

@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -70,7 +69,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _weights(loaded: Any) -> dict[str, torch.Tensor]:
+def _weights(loaded: object) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint, by name.
 
     Raises:

@@ -7,7 +7,7 @@ A GGUF file names its split (``tokenizer.ggml.pre``) instead of describing it. T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, pre_tokenizers
 
@@ -59,7 +59,7 @@ class PreTokenizer:
     adds_bos: bool = False
     aliases: frozenset[str] = frozenset()
 
-    def build(self) -> Any:
+    def build(self) -> pre_tokenizers.Sequence:
         """Return it as a part of a ``tokenizers`` tokenizer."""
         parts = [pre_tokenizers.Split(Regex(split), behavior="isolated") for split in self.splits]
         return pre_tokenizers.Sequence([*parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

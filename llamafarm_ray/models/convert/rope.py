@@ -162,8 +162,8 @@ def _llama3_of(factors: Floats, theta: float, dims: int) -> dict[str, Any]:
 
 
 def _long_facts(
-    config: PreTrainedConfig, parameters: Mapping[str, Any], facts: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Floats]]:
+    config: PreTrainedConfig, parameters: Mapping[str, Any], facts: dict[str, object]
+) -> tuple[dict[str, object], dict[str, Floats]]:
     """Return LongRoPE's facts: https://arxiv.org/abs/2402.13753. The factor of attention follows from the lengths."""
     old_length = int(parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings)
     ratio = config.max_position_embeddings / old_length
@@ -181,7 +181,7 @@ def _long_facts(
 
 
 def _long_parameters(
-    facts: Callable[[str], Any], tensors: Mapping[str, Floats], found: dict[str, Any]
+    facts: Callable[[str], Any], tensors: Mapping[str, Floats], found: dict[str, object]
 ) -> dict[str, object]:
     old_length = int(facts("rope.scaling.original_context_length") or facts("context_length"))
     parameters = found | {

@@ -1,4 +1,4 @@
-"""Facts of a model card: those of its head, and what its text says of uses."""
+"""Facts of a model card: those of its head, and the uses named in its text."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _card_head(text: str) -> dict[str, object]:
 
 
 def _card_sections(text: str) -> dict[str, str]:
-    """Return the first paragraph below the headings about what a model is for, and what it is not for."""
+    """Return the first paragraph below the headings about intended uses, and below those about other uses."""
     parts = _HEADING.split(text)
     found: dict[str, str] = {}
     for heading, body in zip(parts[1::2], parts[2::2], strict=True):
@@ -69,7 +69,7 @@ def _card_sections(text: str) -> dict[str, str]:
 
 
 def card_of_gguf(facts: Mapping[str, object]) -> dict[str, object]:
-    """Return what a GGUF file says of its model under ``general``."""
+    """Return a GGUF file's card: its facts under ``general``."""
     named = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
     named |= {f"license_{part}": named.get(f"license.{part}") for part in ("name", "link")}
     kept = (*_CARD_KEYS, "name", "author", "description", "languages", "base_model.0.name", "source.url")

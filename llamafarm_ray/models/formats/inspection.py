@@ -87,7 +87,7 @@ class Inspection:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences about what is wrong with the files; none if they fit the architecture."""
+        """Sentences about faults of the files; none if they fit the architecture."""
         unexpected = self.comparison.unexpected
         return self.faults + _told(((unexpected, "tensors belong to no part of the architecture"),))
 
@@ -295,7 +295,7 @@ def _json(files: ModelFiles, name: str) -> dict[str, Any]:
     return values
 
 
-def _object(values: Mapping[str, object], key: str) -> dict[str, Any]:
+def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = values.get(key)
     return found if isinstance(found, dict) else {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from llamafarm_ray.storage.formats.safetensors import TensorEntry
 
@@ -24,7 +23,7 @@ _NESTED = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".qua
 _DEFAULT_BITS = 4
 
 
-def count_parameters(entries: Iterable[TensorEntry], quantization: Mapping[str, Any]) -> int:
+def count_parameters(entries: Iterable[TensorEntry], quantization: Mapping[str, object]) -> int:
     """Return the number of parameters, as the unquantized model has them; tied ones as often as they are stored.
 
     Args:
@@ -49,10 +48,10 @@ def _weights_a_number(entry: TensorEntry, bits: int, *, is_nested: bool) -> int:
     return max(1, _WORD_BITS.get(entry.dtype, bits) // bits)
 
 
-def _bits(quantization: Mapping[str, Any]) -> int:
+def _bits(quantization: Mapping[str, object]) -> int:
     """Return the bits of a packed weight; of several groups, those of the first."""
     groups = quantization.get("config_groups")
-    found: list[Any] = [quantization.get("bits"), quantization.get("w_bit")]
+    found: list[object] = [quantization.get("bits"), quantization.get("w_bit")]
     for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
         found.append(weights.get("num_bits") if isinstance(weights, dict) else None)

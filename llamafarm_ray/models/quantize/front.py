@@ -1,4 +1,4 @@
-"""The choice among quantized forms of one model, by what was measured."""
+"""The choice among quantized forms of one model, by their measurements."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def fit_layers(
     scale_dtype: torch.dtype,
     on_progress: Callable[[float], None] = lambda _share: None,
 ) -> None:
-    """Round the weights of linear layers, each fitted to what the rounded layers before it give for the samples.
+    """Round the weights of linear layers, each fitted to the samples' outputs of the rounded layers before it.
 
     Args:
         model: in 32 bits; it is changed, and ``weight_scale`` of each layer is set.

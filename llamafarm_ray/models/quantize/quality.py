@@ -80,7 +80,7 @@ class Budget:
         return all(goal.holds(found[name]) for name, goal in self.goals)
 
     def shortfall(self, difference: Difference) -> str:
-        """Return the conditions that do not hold, with what was measured."""
+        """Return the conditions that do not hold, with their measurements."""
         found = measures(difference)
         return ", ".join(
             f"{name} {found[name]:.6g} (wanted {goal})" for name, goal in self.goals if not goal.holds(found[name])

@@ -64,7 +64,7 @@ def quantize_model(
     budget: Budget | None = None,
     on_stage: Stage = lambda _stage, _share: None,
 ) -> Quantization:
-    """Write a model's quantized form, and compare what was written with the source.
+    """Write a model's quantized form, and compare the result with the source.
 
     Args:
         source: a folder in transformers' layout; for GGUF schemes also a GGUF file.

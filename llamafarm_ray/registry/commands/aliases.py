@@ -1,4 +1,4 @@
-"""Commands about aliases: what they point at, who approved it, and the rules for it."""
+"""Commands about aliases: their targets, approvals and policies."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RemoveAlias(Command):
 
 @dataclass(frozen=True)
 class Rollback(Command):
-    """Point an alias at what it pointed at before, or at a named version.
+    """Point an alias at its earlier target, or at a named version.
 
     The policy's other rules do not apply: the version met them before, and a rollback is urgent. A signature that the
     policy asks for is still required, since no replica serves the version without it.
@@ -209,7 +209,7 @@ def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:
 
 
 def _check_may_lift(state: RegistryState, target: str, context: Context) -> None:
-    """Check that whoever asks may set rules, without which an alias that has some can't be removed.
+    """Check that the caller may set policies: only such callers may remove an alias that has one.
 
     Raises:
         AccessDeniedError: they may not.

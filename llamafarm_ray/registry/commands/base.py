@@ -65,12 +65,12 @@ class Command(ABC):
 
     @property
     def namespaces(self) -> set[str]:
-        """All that it touches: who asks must have the right in each."""
+        """Namespaces that it touches: the caller must have the right in each."""
         return {self.namespace}
 
     @property
     def request(self) -> str:
-        """A digest of what is asked: equal for a repeated command, whatever was stored meanwhile."""
+        """A digest of the request: equal for a repeated command."""
         values = {key: value for key, value in vars(self).items() if key not in {"stored", "examined"}}
         text = json.dumps([type(self).__name__, values], sort_keys=True, default=repr)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Commands about stored bytes: what of them nobody needs any more."""
+"""Commands about stored content: the deletion of unused bytes."""
 
 from __future__ import annotations
 

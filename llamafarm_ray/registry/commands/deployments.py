@@ -1,4 +1,4 @@
-"""Commands about deployments: what is served where."""
+"""Commands about deployments: the versions that an application serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about principals: who may do what."""
+"""Commands about principals and their roles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about rollouts: start one, move it on, hold it, end it well or badly."""
+"""Commands about rollouts: start, advance, pause, promote and roll back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["PauseRollout", "PromoteRollout", "ResumeRollout", "StartRollout", "S
 
 @dataclass(frozen=True)
 class StartRollout(OfVersion):
-    """Split an alias's requests between what it points at and this version."""
+    """Split an alias's requests between its target and this version."""
 
     action = Action.ROLL_OUT
     alias: str

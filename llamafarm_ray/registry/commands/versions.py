@@ -1,4 +1,4 @@
-"""Commands about versions and datasets: what is registered, and what is known of it later."""
+"""Commands about versions and datasets: registration, and later additions to the record."""
 
 from __future__ import annotations
 

@@ -12,12 +12,13 @@ from llamafarm_ray.types import Digest
 __all__ = ["EVERY_NAMESPACE", "Action", "Role", "allows", "new_token", "token_digest"]
 
 EVERY_NAMESPACE = "*"
-_TOKEN_PREFIX = "lfr_"  # noqa: S105  (what secret scanners know a token by)
+_PREFIX = "lfr_"
+"""Mark by which secret scanners recognize a token."""
 _TOKEN_BYTES = 32
 
 
 class Role(enum.StrEnum):
-    """Each may do what the ones before it may."""
+    """Roles, each with the rights of those before it."""
 
     VIEWER = "viewer"
     DEVELOPER = "developer"
@@ -82,7 +83,7 @@ def allows(grants: Mapping[str, Role], action: Action, namespace: str) -> bool:
 
 def new_token() -> str:
     """A token with 256 random bits. Only its digest is kept, so it can be shown once."""
-    return _TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
+    return _PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def token_digest(token: str) -> Digest:

@@ -146,7 +146,7 @@ def _undecided(name: str, goal: ByVerdict, candidate: Candidate, other: Candidat
 
 
 def _lost(name: str, goal: NoWorse, value: float, candidate: Candidate, other: Candidate) -> str | None:
-    """Say what a candidate loses against another version; None if it loses nothing."""
+    """Return a candidate's losses against another version in words; None if it loses nothing."""
     theirs = result_value(other.metrics, name)
     if theirs is None:
         return f"{name} must be {goal}, and was not measured of {other.ref}"

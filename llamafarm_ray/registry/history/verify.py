@@ -1,4 +1,4 @@
-"""Read everything a registry holds, and say what is damaged, missing or forged."""
+"""Read everything a registry holds, and report damaged, missing and forged content."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _replay(
 def _still_lacking(
     log: CommitLog, state: RegistryState, head: Head, lacking: list[tuple[VersionRecord, str]]
 ) -> list[str]:
-    """The problems that are not what a collector at work meanwhile took away rightly."""
+    """Return the problems without content that a garbage collector deleted rightly in the meantime."""
     if lacking:
         with suppress(IntegrityError):  # that is reported already
             for commit, _ in log.read_after(head):
@@ -125,7 +125,7 @@ def _still_lacking(
 
 
 def _unlawful(state: RegistryState, commit: Commit, newest_format: int) -> Iterator[str]:
-    """Yield what no service would have committed: somebody wrote it by hand."""
+    """Yield changes that no service would have committed: they were written by hand."""
     if commit.format_version < newest_format:  # releases that write the older one can't read the newer
         yield f"The commit {commit.sequence} has the format of an older release than one before it: it is forged."
     if commit.time < state.time:

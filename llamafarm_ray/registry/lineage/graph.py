@@ -30,7 +30,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A step from a result (``source``) to what it was made from (``target``); ``relation`` reads in that order."""
+    """A step from a result (``source``) to its origin (``target``); ``relation`` reads in that order."""
 
     source: str
     target: str

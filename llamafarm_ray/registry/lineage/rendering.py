@@ -19,7 +19,7 @@ def to_text(graph: Graph) -> str:
 
 
 class _Tree:
-    """Draws a graph as a tree; what was drawn once is not unfolded again."""
+    """Draws a graph as a tree; a node is unfolded once."""
 
     def __init__(self, graph: Graph) -> None:
         self._root = graph.root

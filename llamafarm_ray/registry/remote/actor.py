@@ -1,4 +1,4 @@
-"""The registry actor: a cluster's one writer, and the place that everybody watches. A shell over the service."""
+"""The registry actor: a cluster's one writer, and the source of updates for all watchers. A shell over the service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.api import Outcome
@@ -36,7 +36,7 @@ BY_ITSELF = "DEFAULT"
 Without one, an actor that a replica makes is placed in the replica's placement group, and ends with it for good.
 """
 _POLL_S = 0.2
-"""Seconds between two looks at the log for commits of other writers, while somebody waits."""
+"""Seconds between two looks at the log for commits of other writers, while callers wait."""
 _MAX_CALLERS = 64
 _MAX_CALLS = 10_000
 """Calls that run at a time: each watcher's is one, and Ray's own limit of 1,000 would leave none for other callers."""
@@ -44,7 +44,7 @@ _MAX_CALLS = 10_000
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_MAX_CALLS)
 class RegistryActor:
-    """Follows the log at ``home``, hands its commits to whoever waits, commits what callers ask for.
+    """Follows the log at ``home``, hands its commits to waiting watchers, and commits callers' commands.
 
     It holds nothing that the log does not: killed at any moment, it comes back with every commit that it acknowledged.
     Ray repeats calls that a death cut off; their idempotency keys see to it that nothing is done twice.
@@ -109,7 +109,7 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def registry_actor(home: str) -> Any:
+def registry_actor(home: str) -> ActorHandle:
     """The handle of the actor for ``home``, started (detached) if it isn't running."""
     location = Location(home)
     name = f"registry-{hashlib.sha256(location.root.encode()).hexdigest()[:12]}"

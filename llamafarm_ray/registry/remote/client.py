@@ -66,7 +66,7 @@ class RegistryClient(RegistryApi):
         self._ask("record_refusal", action, target, error, self._identity)
 
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
-        """Check that whoever asks may do something that is no command."""
+        """Check that the caller may do an action that is no command."""
         if self._state.principals:
             self._ask("allow", action, namespace, target, self._identity)
 

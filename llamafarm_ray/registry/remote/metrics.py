@@ -1,4 +1,4 @@
-"""Metrics of the registry's actor: what its state holds, what it committed and refused, and rollouts that are late."""
+"""Metrics of the registry's actor: sizes of its state, commits, refusals, and rollouts that are late."""
 
 from __future__ import annotations
 

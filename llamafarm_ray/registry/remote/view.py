@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any
 
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
@@ -28,7 +28,7 @@ _LOST_S = 60.0
 
 
 class RegistryView:
-    """The state as of a second ago, as a rule. With the actor gone it keeps answering from what it has.
+    """The state as of a second ago, as a rule. Without the actor it keeps answering from its copy.
 
     Args:
         home: the registry's home.
@@ -44,7 +44,7 @@ class RegistryView:
         self.on_change: Callable[[], object] = lambda: None
         self.on_read: Callable[[bool], object] = lambda _: None
         self._home = home
-        self._actor: Any = registry_actor(home)
+        self._actor: ActorHandle = registry_actor(home)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,7 +56,7 @@ class RegistryView:
         self._task = asyncio.create_task(self._follow())
 
     async def refresh(self, *, within_s: float = _LOST_S) -> None:
-        """Take in what was committed up to now.
+        """Apply the commits up to now.
 
         Args:
             within_s: seconds to wait for the actor.

@@ -1,4 +1,4 @@
-"""The state after an event. Nothing is checked here: the log only holds what was."""
+"""The state after an event. Events are applied without checks, since the log holds facts."""
 
 from __future__ import annotations
 

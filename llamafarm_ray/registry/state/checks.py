@@ -1,4 +1,4 @@
-"""Checks of an event against a state, which no rule of a registry may override."""
+"""Checks of an event against a state, which hold in every registry."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class RolloutChange:
-    """One step of a rollout's history: what it became, when, by whom and why."""
+    """One step of a rollout's history: its new state, time, author and reason."""
 
     status: RolloutStatus
     step: int

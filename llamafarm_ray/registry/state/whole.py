@@ -1,4 +1,4 @@
-"""The whole state of a registry, and how it is asked and added to."""
+"""The whole state of a registry, with its queries and updates."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def gpu_name(resources: Mapping[str, float]) -> str:
 
 
 def write_page(home: Location, day: dt.date, writer: str, rows: Iterable[LedgerRow]) -> None:
-    """Write all that a writer used on a day, in place of what it wrote of that day before.
+    """Write a writer's use on a day, in place of its earlier page of that day.
 
     Args:
         home: the registry's home.

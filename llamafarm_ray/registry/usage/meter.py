@@ -1,4 +1,4 @@
-"""Meter of one piece of work: it adds up what the work uses, and writes that into the ledger."""
+"""Meter of one piece of work: it adds up the use of devices, tokens and storage for the ledger."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class Need(enum.Enum):
     """Reason to keep a version loaded, or to unload it."""
 
     GONE = "gone"
-    """It was retired: nobody can ask for it any more."""
+    """It was retired and can't be requested any more."""
     NONE = "none"
     """Only requests that name the version itself get it."""
     ALIAS = "alias"

@@ -1,4 +1,4 @@
-"""The adapters that an engine has: loaded when they are asked for, unloaded when nobody needs them or others need room.
+"""Adapter pool of an engine: loads adapters on demand, and unloads unused ones or for room.
 
 An adapter's way is from the home to this node's files, checked byte by byte, from there into the engine's memory, and
 there into one of the slots that it computes with. This module decides over the first two; an engine with slots moves
@@ -41,7 +41,7 @@ _TICK_S = 0.001
 
 @dataclass(slots=True, eq=False)
 class _Adapter:
-    """An adapter that is loaded, or that somebody asks for."""
+    """An adapter that is loaded or requested."""
 
     target: Target
     need: Need = Need.NONE
@@ -160,7 +160,7 @@ class AdapterPool:
                 self._hold(adapter, hold_s)
 
     def registry_changed(self) -> None:
-        """Take in what the registry wants now.
+        """Take in the registry's desired state.
 
         Adapters that it no longer wants are unloaded once their last requests ended. Where an alias left what is loaded
         here, or is being loaded, what it points at now is loaded too: the next request needs it. That holds whatever
@@ -188,7 +188,7 @@ class AdapterPool:
             logger.exception("%s can't be loaded.", heir.ref)
 
     def _learn_need(self, adapter: _Adapter) -> None:
-        """See what is wanted of an adapter now."""
+        """Read an adapter's desired state."""
         was_needed, adapter.need = adapter.need.is_standing, self._need(adapter.target)
         if adapter.need.is_standing:
             adapter.had_need, adapter.held_until = True, 0.0
@@ -284,7 +284,7 @@ class AdapterPool:
         return True
 
     def _settle(self, adapter: _Adapter) -> None:
-        """Forget an adapter that is not there and that nobody asks for; else see whether it has to go."""
+        """Forget an adapter that is neither loaded nor requested; else unload it if it has to go."""
         is_pulling = adapter.files is not None and not adapter.files.done()
         if adapter.place != "outside" or not adapter.is_idle or is_pulling:
             self._sweep()
@@ -294,7 +294,7 @@ class AdapterPool:
                 self._files.release(adapter.target)
 
     def _sweep(self) -> None:
-        """Start unloading what has to go, unless that is being done."""
+        """Start unloading the adapters that have to go, unless that is under way."""
         if self._sweeping is None and self._surplus():
             self._sweeping = self._start(self._unload_surplus())
 
@@ -322,7 +322,7 @@ class AdapterPool:
         return [adapter for adapter in self._adapters.values() if adapter.is_loaded]
 
     def _by_age(self, adapters: Iterable[_Adapter]) -> list[_Adapter]:
-        """The ones to go first are first: not those that a swap is about to need, then those nobody waits for."""
+        """Return adapters in the order of their eviction: those a swap needs soon last, requested ones before them."""
         return sorted(adapters, key=lambda one: (self._is_held(one), one.num_users > 0, one.last_used))
 
     def _is_held(self, adapter: _Adapter) -> bool:

@@ -135,7 +135,7 @@ class Served:
         return {SETTINGS_KEY: settings}
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
-        """The target of a request's ``model``, or without a caller of what the router decided.
+        """Return the target of a request's ``model``, or without a caller that of the router's decision.
 
         See :mod:`llamafarm_ray.serving.routing.resolution`.
         """
@@ -210,7 +210,7 @@ class AdapterManager:
         await self._view.start()
 
     async def preload(self, application: str) -> None:
-        """Load what is loaded before the first request; then tell the registry, and have rollouts taken further.
+        """Load the versions to preload; then tell the registry, and have rollouts advanced.
 
         Args:
             application: the Serve application that this replica is of.

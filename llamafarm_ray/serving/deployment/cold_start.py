@@ -1,4 +1,4 @@
-"""Requests while no replica runs: who may start one, how many wait for it, and for how long.
+"""Cold starts: requests that may start a replica, the limit of those that wait, and their time.
 
 HAProxy sends what it has no replica for to Ray Serve's own proxy on the head node. That queues it for the first replica
 there is, and its queue is what starts one where an application is scaled to zero. :class:`WaitingRoom` stands before
@@ -214,7 +214,7 @@ class _Held:
         self.begun = asyncio.Event()
         """Set once the answer begins."""
         self.is_over = False
-        """Whether what the proxy still says is nobody's."""
+        """True once the rest of the proxy's message belongs to no request."""
 
     async def receive(self) -> Message:
         if self.begun.is_set():
@@ -235,7 +235,7 @@ class _Held:
             await self._send(message)
 
     def forget(self) -> None:
-        """Nothing is held any more: the replica has the body, or nobody wants it."""
+        """Release the body: the replica has it, or the client is gone."""
         self._room.hold(-self._num_bytes)
         self._num_bytes = 0
 

@@ -1,4 +1,4 @@
-"""About how much of a node's memory a replica takes: what models that take turns share a node's memory by."""
+"""Estimated memory of a replica on its node, by which models that take turns share the node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MATRIX: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """About what a replica takes of its node's memory; the answers under way come on top, where vLLM is not.
+    """Estimated memory of a replica on its node; answers under way add to it, except in vLLM.
 
     Attributes:
         weights_bytes: the base model, in the dtype that the engine computes in.
@@ -76,7 +76,7 @@ def kv_cache_environment(deployment: Deployment) -> dict[str, str]:
 
 
 def memory_need(engine: EngineName, base: BaseModel, deployment: Deployment) -> MemoryNeed | None:
-    """About what a replica takes of its node's memory; ``None`` where that is not known.
+    """Estimate a replica's memory on its node; ``None`` if it is unknown.
 
     It is not of your own code (engine ``custom``), of weights that vLLM quantises while it loads them, and of those
     that go to a GPU, whose memory Ray does not count.

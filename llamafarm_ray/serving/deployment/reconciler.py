@@ -95,7 +95,7 @@ class Reconciler:
             await asyncio.sleep(every_s)
 
     def look(self) -> None:
-        """Do what is still to be done, as far as it can be."""
+        """Do the open steps that are possible now."""
         self._try("The deployment is not on record", self._record)
         if self._is_current():
             self._try("The controller could not be started", self._steer)

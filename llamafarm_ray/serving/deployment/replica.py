@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.registry import BaseModel, base_here, open_registry
 from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
@@ -119,7 +118,7 @@ class Replica:
         """Return the CPU metric for Serve's autoscaler, which counts requests itself."""
         return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
 
-    def reconfigure(self, settings: dict[str, Any]) -> None:
+    def reconfigure(self, settings: dict[str, object]) -> None:
         """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`.cold_start`."""
 
     def num_loads(self) -> dict[str, int]:

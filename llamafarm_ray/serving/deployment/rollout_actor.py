@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.exceptions import RayError
@@ -103,7 +103,7 @@ class ControllerActor:
         """Exchange tokens and requests taken by keys, since limits hold over all replicas."""
         return self._ledger.exchange(replica, told)
 
-    async def progress(self) -> dict[str, dict[str, Any]]:
+    async def progress(self) -> dict[str, dict[str, object]]:
         """Return each running rollout's ``RolloutProgress`` as plain values, by the rollout's id."""
         found = self._rollouts.progress() if self._rollouts is not None else {}
         return {rollout: progress.model_dump(mode="json") for rollout, progress in found.items()}

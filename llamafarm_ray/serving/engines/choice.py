@@ -34,7 +34,7 @@ def choose_engine(
         on_gpu: True if replicas have GPUs.
 
     Returns:
-        Any but ``auto``.
+        An engine, never ``auto``.
 
     Raises:
         UnsupportedError: the engine that is asked for can't serve one of them.

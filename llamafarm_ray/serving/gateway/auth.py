@@ -139,7 +139,7 @@ class Keys:
 
 
 def check_keys(deployment: Deployment, state: RegistryState) -> None:
-    """Refuse to open an endpoint to a network that nobody could use, or that everybody could by oversight.
+    """Refuse to open an endpoint on a network without any valid key, or by oversight without access control.
 
     Raises:
         InputError: the host is not this machine alone, or a key is asked for, while the registry has no principals.

@@ -1,4 +1,4 @@
-"""Requests for the model ``auto``: what their route and headers ask for, and the name that is chosen for them.
+"""Requests for the model ``auto``: the task by their route and headers, and the chosen name.
 
 It is the gateway that chooses and not the router: the router gets neither the key, which says what may be used, nor the
 headers with the limits. Answers of another application of the cluster are not fetched from there: the client is told to

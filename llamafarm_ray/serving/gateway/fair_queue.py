@@ -17,7 +17,6 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.http.errors import LimitError
@@ -64,7 +63,7 @@ class FairQueue:
         return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
-    async def turn(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> AsyncIterator[Turn]:
+    async def turn(self, key: str, cost: float, gone: Callable[[], asyncio.Future[None]]) -> AsyncIterator[Turn]:
         """Wait for a turn; the block is the time at the engine.
 
         Args:
@@ -86,7 +85,7 @@ class FairQueue:
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
             self._free(key, taken.cost - cost)
 
-    async def _wait(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> None:
+    async def _wait(self, key: str, cost: float, gone: Callable[[], asyncio.Future[None]]) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._enter(key, place, cost)
         self._next()
@@ -109,7 +108,7 @@ class FairQueue:
         raise self._refusal(f"The request waited for {self._timeout_s:g} s without a turn.")
 
     def _free(self, key: str, more: float) -> None:
-        """Give a slot back, and charge what was not charged yet."""
+        """Give a slot back, and charge the rest of the cost."""
         self._served[key] += more
         self._num_free += 1
         self._next()

@@ -95,7 +95,7 @@ class FeedbackRequest(BaseModel):
 
 
 def feedback_record(said: FeedbackRequest, target: Target, principal: str) -> dict[str, object]:
-    """The record that is kept: what was said, of which version, by whom and when.
+    """Return the record of a piece of feedback: its content, version, author and time.
 
     Raises:
         InputError: the model is named by an alias, which may point elsewhere since.
@@ -189,6 +189,6 @@ class FeedbackLog:
 
 
 def _name() -> str:
-    """A name that nobody else chooses, and that sorts by time."""
+    """Return a unique name that sorts by time."""
     now = dt.datetime.now(dt.UTC)
     return f"{FEEDBACK_FOLDER}/{now:%Y/%m/%d}/{now:%H%M%S%f}-{secrets.token_hex(6)}.jsonl"

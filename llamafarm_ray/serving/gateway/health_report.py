@@ -1,4 +1,4 @@
-"""``GET /v1/health``: what ``llamafarm models health`` finds, for admins' keys."""
+"""``GET /v1/health``: the findings of ``llamafarm models health``, for admins' keys."""
 
 from __future__ import annotations
 

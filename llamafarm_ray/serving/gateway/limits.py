@@ -99,7 +99,7 @@ class Account:
         self.num_running -= 1
 
     def charge(self, num_requests: int, num_tokens: int) -> None:
-        """Take from what is left."""
+        """Take from the remaining budget."""
         if self.requests is not None:
             self.requests.take(num_requests)
         if self.tokens is not None:

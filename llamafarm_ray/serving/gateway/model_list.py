@@ -1,4 +1,4 @@
-"""``GET /v1/models``: what a key may use, as OpenAI lists it."""
+"""``GET /v1/models``: the models that a key may use, as OpenAI lists them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ModelList:
         await answer(send, 200, (await self._cards([name]))[0])
 
     async def _cards(self, names: Sequence[str]) -> list[dict[str, object]]:
-        """OpenAI's objects for models, with what is known of each."""
+        """OpenAI's objects for models, with the facts of each."""
         known = await self._describe(names)
         card = {"object": "model", "created": self._created, "owned_by": "llamafarm"}
         return [{"id": name, **card, **({CARD_FIELD: card_of(known[name])} if name in known else {})} for name in names]

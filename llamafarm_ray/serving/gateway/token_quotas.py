@@ -91,7 +91,7 @@ class TokenQuotas:
             await asyncio.sleep(_READ_S)
 
     async def read(self) -> None:
-        """Read what other replicas served today; where that fails, what was read before stands."""
+        """Read the tokens that other replicas served today; if that fails, the earlier numbers stand."""
         day = self._today()
         try:
             found = await asyncio.to_thread(read_ledger, self._home, day, day, leave_out=self._writer)

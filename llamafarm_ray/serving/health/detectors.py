@@ -10,7 +10,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.serving.health.signals import SIGNALS, Signal
@@ -40,7 +40,7 @@ class Change:
     after: float
     matters: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it for JSON."""
         return asdict(self)
 
@@ -98,7 +98,7 @@ def _spread(count: int, total: int) -> Iterator[int]:
 
 
 def _counted(signal: Signal, block: Sketch, reference: Sketch) -> tuple[int, int]:
-    """Return how many requests of a block have what is watched, and of how many that is known."""
+    """Return the requests of a block that have the watched property, and the number of known ones."""
     if signal.is_histogram:
         histogram: Counter[int] = getattr(block, signal.name)
         median = _median(getattr(reference, signal.name))

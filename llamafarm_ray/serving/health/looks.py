@@ -154,7 +154,7 @@ def _windows(blocks: Iterable[Sketch], num_requests: int) -> Iterator[Sketch]:
 
 
 def _alarms(reference: Sketch, window: Sketch, look: int, plan: Plan, num_later: int) -> dict[str, Alarm]:
-    """Return what a window raises, by signal."""
+    """Return a window's alarms, by signal."""
     limit = plan.alpha / 2 / (look * (look + 1)) / len(SIGNALS)
     found = {}
     for signal in SIGNALS:

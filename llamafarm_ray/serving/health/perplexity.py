@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["QuestionPerplexity", "compare_losses"]
 
@@ -36,7 +37,7 @@ class QuestionPerplexity:
     num_reference: int
     num_later: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return it for JSON."""
         return asdict(self)
 
@@ -65,7 +66,7 @@ def compare_losses(reference: Sequence[float], later: Sequence[float], *, seed: 
     )
 
 
-def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the rank of each value from 1; equal values share the mean of theirs."""
     _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)

@@ -73,7 +73,7 @@ class References:
             )
         return values
 
-    def _write(self, ref: str, values: dict[str, Any]) -> None:
+    def _write(self, ref: str, values: dict[str, object]) -> None:
         self._home.write(_name(ref), json.dumps(values).encode())
 
 

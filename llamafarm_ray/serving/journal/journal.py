@@ -181,7 +181,7 @@ class Journal:
                 await asyncio.to_thread(self._remove_old, today)
 
     async def write(self) -> None:
-        """Write what is new; if that fails, it is said once, and tried again with the next."""
+        """Write new records; log a failure once, and try again with the next."""
         if self._clock() - self._wrote_s >= _AT_LEAST_S:
             self._today().is_written = False
         for day in [one for one in self._days if not one.is_written]:

@@ -35,7 +35,7 @@ class Devices:
 
 
 def device_shares(rows: Mapping[UsageKey, Used]) -> dict[UsageKey, float]:
-    """Return each row's share of what a replica served, a token of an answer counted as two of a prompt."""
+    """Return each row's share of a replica's work, a token of an answer counted as two of a prompt."""
     weights = {key: used.prompt_tokens + COMPLETION_WEIGHT * used.answer_tokens for key, used in rows.items()}
     total = sum(weights.values())
     return {key: weight / total if total else 1 / len(weights) for key, weight in weights.items()}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.models.packed_files import PACKED_DTYPE, is_packed, why_not_packed_in_vllm
 from llamafarm_ray.serving.optimize.devices import Device
@@ -51,7 +50,7 @@ class Settings:
             return replace(self, num_threads=int(value))
         return replace(self, options=tuple(sorted({**dict(self.options), name: value}.items())))
 
-    def deployment(self, *, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
+    def deployment(self, *, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, object]:
         """Return the section of a configuration.
 
         Args:

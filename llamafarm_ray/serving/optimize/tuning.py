@@ -1,4 +1,4 @@
-"""The fastest settings by few trials: engines and precisions by successive halving, then options of the best ones."""
+"""Fastest settings by few trials: engines and precisions by successive halving, then options of the best ones."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _EVERY_INTERFACE = "[::]:"
 
 
 def listen_on_loopback() -> None:
-    """Keep this replica's port on loopback if its node is: nobody else can reach the node then.
+    """Keep this replica's port on loopback if its node is on loopback.
 
     Elsewhere it stays as it is: a node's address may be one that other nodes know it by, and that it can't bind.
     """

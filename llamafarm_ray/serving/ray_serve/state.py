@@ -9,7 +9,7 @@ knows where a running Serve listens and its replicas' actors, ``_disconnect``, w
 from __future__ import annotations
 
 import logging
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import ray
 from ray.exceptions import RayError
@@ -64,7 +64,7 @@ class ReplicaDetails(TypedDict):
 class _DeploymentDetails(TypedDict):
     name: str
     target_num_replicas: int
-    deployment_config: dict[str, Any]
+    deployment_config: dict[str, object]
     replicas: list[ReplicaDetails]
 
 
@@ -208,7 +208,7 @@ def _application(name: str) -> ApplicationDetails | None:
 
 
 def _settings(application: ApplicationDetails) -> ApplicationSettings | None:
-    """Return our settings from an application's ``user_config``; None for an application of somebody else."""
+    """Return our settings from an application's ``user_config``; None for an application that is not ours."""
     for deployment in application["deployments"].values():
         config = deployment["deployment_config"].get("user_config")
         if isinstance(config, dict) and SETTINGS_KEY in config:

@@ -1,4 +1,4 @@
-"""Ray's token, which lets whoever has it run anything on a cluster: no other user of the machine may read it.
+"""Ray's token, which permits any code on a cluster: no other user of the machine may read it.
 
 Ray writes ``~/.ray/auth_token`` with the permissions that all files get, mostly readable by everybody
 (https://docs.ray.io/en/latest/ray-security/token-auth.html).
@@ -41,7 +41,7 @@ def make_token() -> None:
 
 
 def close_token() -> None:
-    """Take others' permissions from the token's file, whoever wrote it; where that can't be done, warn."""
+    """Remove others' permissions from the token's file; warn if that fails."""
     path = token_file()
     with contextlib.suppress(FileNotFoundError):
         if not path.stat().st_mode & _OTHERS:

@@ -130,7 +130,7 @@ def _said(plan: AbPlan, gain: Gain) -> str:
 
 
 def carry_out(registry: RegistryApi, rollout: RolloutRecord, decision: Decision) -> None:
-    """Do what was decided; once, however often a controller that was killed in between does it again.
+    """Carry out a decision; repeats after a controller was killed have no further effect.
 
     A step or promotion that the alias's policy forbids by now pauses the rollout, for somebody to look at.
 
@@ -200,7 +200,7 @@ class RolloutController:
         return found
 
     async def turn(self, now: dt.datetime) -> dict[str, Decision]:
-        """Observe, decide and act once; what was decided, by the rollout's id.
+        """Observe, decide and act once; return the decisions by the rollout's id.
 
         A rollout that can't be observed or changed is told to the log, and does not hold up the others.
         """

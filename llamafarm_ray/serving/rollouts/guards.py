@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.registry.governance.policy import Policy, violations
 from llamafarm_ray.registry.rollouts import Guards
@@ -193,7 +193,7 @@ def _p95(sample: Sample) -> str:
     return f"{sample.latencies.quantile_s(_QUANTILE):.3g} s"
 
 
-_SAID: Final[Mapping[str, Any]] = {
+_SAID: Final[Mapping[str, Callable[[Guards, Evidence], str]]] = {
     "max_error_rate": lambda guards, seen: (
         f"{_errors(seen.candidate)}, and {guards.max_error_rate:.4g} may at most: guard max_error_rate"
     ),

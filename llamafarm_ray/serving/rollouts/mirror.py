@@ -1,4 +1,4 @@
-"""Copies of requests for a shadow: it answers beside the baseline, and nobody sees or waits for the answer."""
+"""Copies of requests for a shadow, which answers beside the baseline; its answers are dropped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_THE_ORIGINAL = {b"content-length", b"transfer-encoding", b"x-request-id"}
 
 
 class Mirror:
-    """Sends copies of requests to an engine's app and drops what it answers.
+    """Sends copies of requests to an engine's app and drops the answers.
 
     Args:
         app: the engine's own HTTP app.

@@ -1,4 +1,4 @@
-"""Evidence that may be looked at after every request, as often as anybody likes, without raising false alarms.
+"""Sequential tests: evidence that stays valid when it is looked at after every request.
 
 Each function gives the logarithms of likelihood ratios, one for each alternative in :data:`ODDS`, of what a window of
 time showed. Added up over windows, and averaged over the alternatives (:func:`log_mixture`), they are a test

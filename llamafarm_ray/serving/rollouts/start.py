@@ -17,7 +17,7 @@ from llamafarm_ray.types import ModelRef
 __all__ = ["plan_of", "roll_out", "start_rollout"]
 
 _MAX_ERROR_RATE = 0.05
-"""Of blue-green, where nobody says otherwise: nothing runs beside it that it could be compared with."""
+"""Default of blue-green rollouts, which have no baseline beside them to compare with."""
 
 
 def plan_of(config: Rollout) -> Plan:

@@ -50,7 +50,7 @@ class _Asked:
 
 
 class Affinity:
-    """Picks replicas by what is asked for, from its own picks alone."""
+    """Picks replicas by the requested name, from its own picks alone."""
 
     def __init__(self) -> None:
         self._replicas: list[str] = []

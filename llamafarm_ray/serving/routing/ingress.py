@@ -1,4 +1,4 @@
-"""The proxy's question for each request, which replica shall get it, answered past the web framework behind.
+"""Choice of a replica for each request of the proxy, answered before the web framework.
 
 HAProxy waits for the answer before it passes a request on, so its time is part of every time to first token. The
 contract is that of Ray's ``LLMRouter`` (its docstring says it): ``POST /internal/route`` with a request's body and its

@@ -97,7 +97,7 @@ def resolve(
 
 
 def resolve_routed(routed: str, state: RegistryState, *, base_name: str, base_digest: Digest) -> Target:
-    """The target that the router decided on, from :attr:`Target.routed`; never for what a client wrote.
+    """Return the router's target, from :attr:`Target.routed`; never for a client's value.
 
     Raises:
         NotFoundError: this registry's state does not know the version (yet).

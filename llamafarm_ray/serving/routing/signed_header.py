@@ -1,4 +1,4 @@
-"""A router's decision on its way to a replica, in a header: sealed, since clients can send headers too.
+"""Signed header with the router's decision for a replica; clients can send headers, but can't sign them.
 
 HAProxy strips that header from what clients send, but only while the application has a router that runs.
 """
@@ -33,7 +33,7 @@ class HeaderSigner:
         return self._mac(decision) + decision
 
     def open(self, value: str) -> str | None:
-        """The decision in a header's value; ``None`` where somebody else wrote it."""
+        """Return the decision in a header's value; ``None`` if its signature is wrong."""
         mac, decision = value[:_MAC_LENGTH], value[_MAC_LENGTH:]
         if not self._secret or not hmac.compare_digest(mac.encode(), self._mac(decision).encode()):
             return None
@@ -44,7 +44,7 @@ class HeaderSigner:
 
 
 class VerifiedHeader:
-    """ASGI middleware that passes a router's decision on without its seal, and drops what has none.
+    """ASGI middleware that passes on a router's decision without its seal, and drops unsigned ones.
 
     Args:
         app: the application.

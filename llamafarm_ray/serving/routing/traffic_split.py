@@ -21,7 +21,7 @@ class Variant(enum.StrEnum):
     BASELINE = "baseline"
     CANDIDATE = "candidate"
     SHADOW = "shadow"
-    """Asked too; nobody saw the answer."""
+    """Asked too; the answer was dropped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 __all__ = ["SETTINGS_KEY", "ApplicationSettings"]
 
 SETTINGS_KEY: Final = "llamafarm"
-"""The key of the settings in ``user_config``; an application without it is somebody else's."""
+"""The key of the settings in ``user_config``; an application without it is not ours."""
 
 
 class ApplicationSettings(TypedDict):

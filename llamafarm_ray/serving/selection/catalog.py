@@ -77,7 +77,7 @@ class ModelCatalog:
         return {offer.model: offer for offer in self._offers(names, state, latencies, NOBODY)}
 
     def _look(self, state: RegistryState, latencies: Latencies) -> None:
-        """Keep what is the same for all requests until a commit, or until latencies are measured again."""
+        """Keep the entries for all requests until a commit, or until latencies are measured again."""
         if state is not self._state:  # states never change: another object is another commit
             living = (record for record in state.with_content(self._base_digest) if record.retired is None)
             base = next(living, None)

@@ -61,7 +61,7 @@ class Kept(Generic[T]):
         self._asking: asyncio.Task[None] | None = None
 
     async def get(self) -> T:
-        """The answer; raises what the question does."""
+        """Return the answer, or raise the question's error."""
         async with self._lock:
             if self._last is None or self._age_s(self._last) >= self._keep_s:
                 answer = await self._ask()

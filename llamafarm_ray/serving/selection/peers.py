@@ -54,7 +54,7 @@ class Figures:
 
     @classmethod
     def of(cls, activities: Sequence[Activity], before: Figures) -> Figures:
-        """Those of what replicas tell; what the engine answers is still true of an application without any.
+        """Return the peers of the replicas' reports; the engine's own answer holds for an application without any.
 
         Args:
             activities: of the replicas that answer.
@@ -181,7 +181,7 @@ class PeerDiscovery:
         return self._finding.result()
 
     async def _asked(self, found: Peer) -> Peer:
-        """One with what its controller says now, else with what it said before of the same base model."""
+        """Return an application with its controller's report, else with the last report of the same base model."""
         is_same = (found.application, found.base_digest)
         before = next((one.figures for one in self._found if (one.application, one.base_digest) == is_same), Figures())
         try:

@@ -183,7 +183,7 @@ def _parent(scope: Scope) -> Context:
 
 
 def _with_context(scope: Scope, span: trace.Span) -> Scope:
-    """The scope with this span as the parent of what is traced further on."""
+    """Return the scope with this span as the parent of later spans."""
     told: dict[str, str] = {}
     _W3C.inject(told, trace.set_span_in_context(span, Context()))
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _CONTEXT]

@@ -45,7 +45,7 @@ class Tally:
     latencies: Counter[int] = field(default_factory=Counter)
 
     def count(self, end: End, latency_s: float) -> None:
-        """Count a request; what the client got wrong or gave up is left out."""
+        """Count a request, unless the client made a mistake or went away."""
         if end in {End.REFUSED, End.CANCELLED}:
             return
         self.requests += 1
@@ -92,7 +92,7 @@ class RolloutWindows:
         self._rollouts: dict[str, dict[tuple[int, int], _Pair]] = {}
 
     def add(self, rollout: str, variant: Variant, end: End, latency_s: float) -> None:
-        """Count a request that the engine is done with; what the client got wrong or gave up is left out.
+        """Count a request that the engine finished, unless the client made a mistake or went away.
 
         Args:
             rollout: the rollout's id.

@@ -39,7 +39,7 @@ class Usage:
 
 
 def ask_for_usage(body: dict[str, object]) -> bool:
-    """Have a stream end with its usage; whether the client had not asked for that itself.
+    """Have a stream end with its usage; return True if the client had not asked for that.
 
     See ``stream_options`` of https://platform.openai.com/docs/api-reference/chat/create: an event without choices comes
     last.
@@ -93,7 +93,7 @@ class UsageMeter:
         return message
 
     def _of_stream(self, message: Message) -> Message:
-        """The message with whole events only; what is left of the last one comes with the next message."""
+        """Return the message with whole events only; the rest of the last one comes with the next message."""
         body = message.get("body", b"")
         if not self._held and body.endswith(_END) and b'"usage"' not in body:  # nearly all messages of vLLM
             self._count(body)
@@ -113,7 +113,7 @@ class UsageMeter:
             self._usage.completion_tokens += events.count(b"data: {")
 
     def _is_hidden(self, event: bytes) -> bool:
-        """Take in what an event says of the usage; whether the client shall not see it."""
+        """Take in an event's usage; return True if the event is hidden from the client."""
         if not event.startswith(b"data: {") or b'"usage"' not in event:
             return False
         parsed = _parsed(event.removeprefix(b"data: "))

@@ -18,7 +18,7 @@ __all__ = ["Span", "Tracing", "open_tracing", "tracing_environment"]
 
 
 class Span:
-    """One request as a trace tells it; this one is told to nobody.
+    """Span of a request; this one records nothing.
 
     Args:
         scope: of the request.
@@ -66,7 +66,7 @@ class Tracing:
         return _nothing(name, target)
 
     async def close(self) -> None:
-        """Send what is not sent yet, for two seconds at most."""
+        """Send the pending spans, for two seconds at most."""
 
 
 @contextmanager

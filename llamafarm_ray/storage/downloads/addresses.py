@@ -1,4 +1,4 @@
-"""Web addresses as messages and records show them, and who may be sent a secret."""
+"""Web addresses as messages and records show them, and the check before a secret is sent to one."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def is_loopback(host: str) -> bool:
 
 
 def may_carry_secrets(url: str) -> bool:
-    """Return whether nobody on the way reads what is sent there: HTTPS, or this machine."""
+    """Return True if secrets may be sent there: by HTTPS, or to this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or is_loopback(parts.hostname or "")

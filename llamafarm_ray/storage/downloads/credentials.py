@@ -1,4 +1,4 @@
-"""Tokens and passwords for downloads, from the environment and netrc. None of them is ever shown.
+"""Tokens and passwords for downloads, from the environment and netrc. They are never shown.
 
 A secret belongs to one origin (scheme, host and port). A redirect to another one is followed without it.
 """
@@ -43,7 +43,7 @@ class Credentials:
         self._headers[origin(url)] = basic(user, password)
 
     def trust(self, url: str) -> None:
-        """Send a URL's origin what the environment or netrc has for its host.
+        """Send a URL's origin the credentials that the environment or netrc has for its host.
 
         Raises:
             InputError: netrc can't be read.

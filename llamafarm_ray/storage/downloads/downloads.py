@@ -1,4 +1,4 @@
-"""The downloads in a node's cache: each model once, whoever asks for it, whole and checked.
+"""Downloads in a node's cache: each model once, whole and checked.
 
 ::
 
@@ -59,7 +59,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Functions that are told of progress in bytes, and of what a user should know."""
+    """Functions that take progress in bytes, and messages for the user."""
 
     progress: Progress = lambda _done, _total: None
     note: Callable[[str], None] = lambda _: None
@@ -170,7 +170,7 @@ class Downloads:
         return sum(_disk_bytes(path) for path in self._folder.glob("*/**/*"))
 
     def drop_unfinished(self, older_than_s: float = _KEPT_UNFINISHED_S, *, dry_run: bool = False) -> int:
-        """Delete unfinished downloads that nobody went on with for a time; return how many bytes that frees."""
+        """Delete unfinished downloads that were idle for a time; return the number of freed bytes."""
         freed = 0
         for folder in self._folder.glob("*/"):
             with try_exclusive(self._cache.folder / "locks" / f"{folder.name}.download") as is_free:
@@ -203,7 +203,7 @@ class Downloads:
             return self._fetch(asked, listing)
 
     def _here(self, record: DownloadRecord, asked: _Asked) -> Download | None:
-        """Return a download whose files are all right, in use from here on."""
+        """Return a download whose files are intact, marked as in use."""
         folder = self._cache.use(record.manifest)
         if folder is None:
             return None

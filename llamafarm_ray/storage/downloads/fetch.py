@@ -49,7 +49,7 @@ def fetch(
     connections: int = CONNECTIONS,
     piece_bytes: int = PIECE_BYTES,
 ) -> list[Fetched]:
-    """Fetch files into a folder that nobody else writes to, and check the digests that are known.
+    """Fetch files into a folder of this process alone, and check the known digests.
 
     Each file has its name when all of its bytes are there and checked. A process that is killed, at any moment, leaves
     part files and sidecars; the next call for the same files goes on within each piece, and fetches at most a sixteenth
@@ -139,7 +139,7 @@ def _fetched(transfer: Transfer) -> Fetched:
 
 
 def _check_space(transfers: Sequence[Transfer], folder: Path) -> None:
-    """Refuse what the disk has no room for before its first byte."""
+    """Refuse a fetch that the disk has no room for, before its first byte."""
     needed = sum(transfer.missing_bytes() for transfer in transfers)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -150,7 +150,7 @@ def _check_space(transfers: Sequence[Transfer], folder: Path) -> None:
 
 
 class _Work:
-    """The pieces of one file that are on their way; whoever ends the last one finishes the file."""
+    """The pieces of one file that are on their way; the worker of the last one finishes the file."""
 
     def __init__(self, transfer: Transfer, finished: Callable[[Fetched], None]) -> None:
         self._transfer = transfer

@@ -1,4 +1,4 @@
-"""A file somewhere else that is read from an offset on, and the failures that are worth another try."""
+"""Remote file that is read from an offset on, and the failures that are worth another try."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 __all__ = ["Head", "Sidecar"]
 
@@ -79,7 +78,7 @@ class Sidecar:
         """Append the state of a piece under way."""
         self._append({"piece": piece, "bytes": num_bytes, "xxh3": digest})
 
-    def _append(self, said: dict[str, Any]) -> None:
+    def _append(self, said: dict[str, object]) -> None:
         line = json.dumps(said) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
@@ -88,7 +87,7 @@ class Sidecar:
             os.close(descriptor)
 
 
-def _pieces(lines: list[dict[str, Any]]) -> tuple[dict[int, str], dict[int, tuple[int, str]]]:
+def _pieces(lines: list[dict[str, int | str]]) -> tuple[dict[int, str], dict[int, tuple[int, str]]]:
     """Return the finished pieces and the last state of each of the others."""
     finished: dict[int, str] = {}
     begun: dict[int, tuple[int, str]] = {}

@@ -32,7 +32,7 @@ __all__ = ["Staging"]
 
 
 class Staging:
-    """The folder of one unfinished download; whoever holds its lock may write to it.
+    """The folder of one unfinished download; the holder of its lock may write to it.
 
     Args:
         folder: folder of the staged files, in the cache's own file system.
@@ -57,7 +57,7 @@ class Staging:
         piece_bytes: int,
         check_indexes: bool = True,
     ) -> list[Fetched]:
-        """Fetch what is not here and not in the cache; return all files.
+        """Fetch the files that are neither here nor in the cache; return all files.
 
         Args:
             listing: the files.

@@ -95,7 +95,7 @@ class Transfer:
         return self.wanted.remote.shown
 
     def take_up(self) -> None:
-        """Take over what an earlier process left: the pieces whose bytes have the digest that its sidecar names."""
+        """Take over an earlier process's pieces whose bytes have the digests of its sidecar."""
         found = Sidecar.read(self._sidecar_path)
         if found is None or not self._part.is_file():
             self.drop()
@@ -281,7 +281,7 @@ class Transfer:
         self._in_order.all_there(at)
 
     def _chunks(self, answer: Answer, limit: int | None) -> Iterator[bytes]:
-        """Yield an answer's bytes, at most ``limit``, while nobody stops and they come fast enough."""
+        """Yield an answer's bytes, at most ``limit``, until a stop or while they come fast enough."""
         taken, since, counted = 0, time.monotonic(), 0
         for chunk in self._read(answer):
             if self._stop.is_set():

@@ -107,7 +107,7 @@ class Web:
         return self.again(shown(url), ask)
 
     def again(self, what: str, ask: Callable[[], T]) -> T:
-        """Return what a request gives, tried again with growing pauses.
+        """Return a request's answer, tried again with growing pauses.
 
         Raises:
             LlamaFarmError: it can't be had.

@@ -173,7 +173,7 @@ class _Reader:
             return self._array()
         return self.number(_number_kind(kind))
 
-    def _array(self) -> list[Any]:
+    def _array(self) -> list[object]:
         kind, length = self.number("I"), self.number("Q")
         if kind == _ARRAY:
             raise ValueError("it has a list of lists")

@@ -1,4 +1,4 @@
-"""An ONNX file's structure and what it refers to, checked without a runtime.
+"""An ONNX file's structure and references, checked without a runtime.
 
 The format is https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, a protocol buffer
 (https://protobuf.dev/programming-guides/encoding). Read here are the messages on the way to tensors, since a tensor can

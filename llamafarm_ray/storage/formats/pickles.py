@@ -1,4 +1,4 @@
-"""Refusing files that run code when they are loaded, by what they are called and by what they begin with."""
+"""Refuse files that run code when they are loaded, by their names and first bytes."""
 
 from __future__ import annotations
 

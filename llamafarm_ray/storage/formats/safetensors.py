@@ -11,7 +11,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeGuard
+from typing import BinaryIO, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
 
@@ -95,7 +95,7 @@ def _read_header(file: BinaryIO, size_bytes: int) -> tuple[dict[str, object], in
     return header, length
 
 
-def _tensors(header: dict[str, Any], begin: int, size_bytes: int) -> tuple[TensorEntry, ...]:
+def _tensors(header: dict[str, object], begin: int, size_bytes: int) -> tuple[TensorEntry, ...]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its __metadata__ holds something else than texts")
@@ -133,7 +133,7 @@ def _are_sizes(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise ValueError("its header has a key twice")

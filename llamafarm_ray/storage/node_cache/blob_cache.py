@@ -44,7 +44,7 @@ class BlobCache:
         self._locks = folder / "locks"
 
     def link(self, entry: FileEntry, target: Path, source: Source) -> None:
-        """Make ``target`` a link to an entry's blob, replacing what is there; the blob is downloaded where needed.
+        """Make ``target`` a link to an entry's blob, replacing an existing file; download the blob if needed.
 
         Raises:
             IntegrityError: the blob in the home has other bytes than its digest says.
@@ -113,7 +113,7 @@ class BlobCache:
         return sum(found.st_size for folder in (self._blobs, self._partial) for _, found in _files(folder))
 
     def drop_unused(self) -> None:
-        """Delete the blobs no version links to, and downloads that nobody continued for a day."""
+        """Delete the blobs that no version links to, and downloads that were idle for a day."""
         unlinked = [path for path, found in _files(self._blobs) if found.st_nlink == 1]
         stale = [path for path, found in _files(self._partial) if time.time() - found.st_mtime > _STALE_S]
         for path in [*unlinked, *stale]:
@@ -173,7 +173,7 @@ class BlobCache:
 
     @staticmethod
     def _fill(file: RawIOBase, entry: FileEntry, source: Source, *, keep: bool = False) -> bool:
-        """Write an entry's bytes, going on after those that are there if they are kept; whether they are right."""
+        """Write an entry's bytes, after kept ones if there are any; return True if they have its digest."""
         hasher = hashlib.sha256()
         file.seek(0)
         while keep and (piece := file.read(PIECE_BYTES)):
@@ -197,7 +197,7 @@ def _packed(blob: Path) -> Path:
 
 
 def _link(file: Path, target: Path) -> None:
-    """Make ``target`` another name of a file, replacing what is there."""
+    """Make ``target`` another name of a file, replacing an existing one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     linked = target.with_name(".linked")  # hidden, so no entry's name
     linked.unlink(missing_ok=True)

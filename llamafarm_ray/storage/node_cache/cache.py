@@ -34,7 +34,7 @@ _HASHING_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class CachedVersion:
-    """A version in the cache; its size in bytes counts what it shares with others, and is that of its plain files."""
+    """A version in the cache; its size in bytes is that of its plain files, shared ones included."""
 
     digest: Digest
     size_bytes: int

@@ -60,7 +60,7 @@ class CacheLayout:
         return self.folder / "locks" / f"{digest.hex}.lock"
 
     def fill(self, digest: Digest) -> Path:
-        """Return the lock of whoever makes a version's folder."""
+        """Return the lock for making a version's folder."""
         return self.folder / "locks" / f"{digest.hex}.fill"
 
     def place(self, digest: Digest) -> Path | None:

@@ -1,4 +1,4 @@
-"""Versions of a node's cache that nobody used for a while, kept compressed until they are used again."""
+"""Cold versions of a node's cache: unused for a while, and compressed until their next use."""
 
 from __future__ import annotations
 

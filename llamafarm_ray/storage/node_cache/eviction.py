@@ -1,4 +1,4 @@
-"""Plans of what to evict from a cache: the least valuable first, and how much of the disk that frees."""
+"""Eviction plans of a cache: the least valuable versions first, and the freed bytes."""
 
 from __future__ import annotations
 

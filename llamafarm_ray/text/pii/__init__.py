@@ -1,1 +1,1 @@
-"""Personal data and secrets in text: what is recognized, and its redaction."""
+"""Personal data and secrets in text: recognition and redaction."""

@@ -1,4 +1,4 @@
-"""A sweep's page: what was found and every trial, in one file that needs no network."""
+"""A sweep's page: the results and every trial, in one file that needs no network."""
 
 from llamafarm_ray.tuning.report.page import SweepPage, write_page
 

@@ -1,4 +1,4 @@
-"""Savings that usage suggests: what each would save, and what it saved once it was followed.
+"""Recommended savings: the estimate of each, and its measured effect once it was followed.
 
 Each recommendation is kept below the home with the figures that it was made from. When what it asks for was done, the
 same figures are taken again from the days since, and their difference is the measured saving.
@@ -166,7 +166,7 @@ _STALE_S: Final = 900.0
 
 
 def recommend_savings(registry: RegistryApi, *, days: int = 7) -> list[Recommendation]:
-    """Recommend what would save something, and measure what was followed since it was recommended.
+    """Recommend savings, and measure the effect of earlier recommendations that were followed.
 
     Args:
         registry: registry with the records.
@@ -221,7 +221,7 @@ def _of_application(registry: RegistryApi, name: str, application: _Application)
 def _idle(
     registry: RegistryApi, name: str, record: DeploymentRecorded, application: _Application, used: dict[str, Used]
 ) -> Iterator[Recommendation]:
-    """Adapters that are loaded when it starts, and that nobody asked."""
+    """Yield adapters that are preloaded, but had no requests."""
     for ref in record.adapters:
         version = _version(registry, ref)
         if version is None or ref in used:
@@ -307,7 +307,7 @@ def _replicas(name: str, application: _Application) -> Iterator[Recommendation]:
 
 
 def _measured(registry: RegistryApi, old: Recommendation, application: _Application | None) -> Saving | None:
-    """Return what a recommendation saved; None while it was not followed, or nothing was recorded since."""
+    """Return a recommendation's measured savings; None before it was followed, or without records since."""
     if application is None or application.record is None:
         return None
     made_s = dt.datetime.fromisoformat(old.made).timestamp()
@@ -357,7 +357,7 @@ def _merged(
 
 
 def _version(registry: RegistryApi, ref: str) -> VersionRecord | None:
-    """Return a version that is registered here; None for a base's name and for what is unknown."""
+    """Return a version that is registered here; None for a base's name and for unknown ones."""
     model, _, number = ref.partition(":")
     record = registry.state.models.get(model)
     return record.versions.get(number) if record is not None else None

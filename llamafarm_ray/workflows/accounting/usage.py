@@ -1,4 +1,4 @@
-"""Usage of deployed versions: who asks which for what, and what that takes of the devices."""
+"""Usage of deployed versions, by key and route: requests, tokens and seconds of devices."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["check_cluster"]
 
 
 def check_cluster(address: str | None) -> tuple[list[Finding], str]:
-    """Return the findings for a cluster, and the name of what was looked at. No Ray is started.
+    """Return the findings for a cluster, and the name of the checked cluster. No Ray is started.
 
     Args:
         address: control address, or a dashboard's, of which only that and this machine are looked at. By default

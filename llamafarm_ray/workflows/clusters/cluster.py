@@ -209,7 +209,7 @@ def quiet() -> None:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that what has to follow it still does."""
+    """Let SIGTERM end the block as an exception does, so that its clean-up runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Calls of others that may never return: waited for so long, and then left behind."""
+"""Time limits for foreign calls that may never return."""
 
 from __future__ import annotations
 

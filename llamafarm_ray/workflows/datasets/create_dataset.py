@@ -1,4 +1,4 @@
-"""Documents, or feedback, to a dataset, recorded in the registry with what it came from."""
+"""Make a dataset from documents or feedback, recorded in the registry with its sources."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _dataset_of(config: Config) -> DatasetConfig:
 
 
 def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
-    """Return the requests, tokens and cost of what an endpoint writes. Needs no Ray, sends nothing.
+    """Estimate an endpoint's requests, tokens and cost. Needs no Ray, sends nothing.
 
     Args:
         config: see `create_dataset`.

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.formats import default_format, format_row
 from llamafarm_ray.data.reading import DatasetRows, read_dataset
@@ -49,8 +48,8 @@ class DatasetDifference:
     num_removed: int
     num_added: int
     num_moved: int
-    removed: tuple[dict[str, Any], ...]
-    added: tuple[dict[str, Any], ...]
+    removed: tuple[dict[str, object], ...]
+    added: tuple[dict[str, object], ...]
     documents: tuple[DocumentChange, ...]
 
     @property
@@ -64,7 +63,7 @@ class DatasetDifference:
 
 
 def diff(before: Path, after: Path, *, limit: int) -> DatasetDifference:
-    """Compare two datasets by the ids of their rows, which are digests of what the rows say.
+    """Compare two datasets by the ids of their rows, which are digests of the content.
 
     Args:
         before: path of the first one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi
@@ -38,7 +37,7 @@ class ListedDataset:
     num_train: int
     num_validation: int
     location: str
-    documents: tuple[dict[str, Any], ...]
+    documents: tuple[dict[str, object], ...]
     trained: tuple[str, ...]
     evaluated: tuple[str, ...]
     manifest: str | None
@@ -50,7 +49,7 @@ class ListedDataset:
 
 
 def list_datasets(registry: RegistryApi) -> list[ListedDataset]:
-    """Return all registered versions that whoever asks may read, by name, the newest of a name first."""
+    """Return all registered versions that the caller may read, by name, the newest of a name first."""
     state = registry.refresh()
     readable = [name for name in sorted(state.datasets) if registry.may(Action.READ, ModelRef(name).namespace)]
     return [dataset for name in readable for dataset in _versions(registry, name)]

@@ -35,7 +35,7 @@ class SampledRow:
 
 
 def sample(path: Path, *, count: int, seed: int, split: str | None = None) -> list[SampledRow]:
-    """Choose rows by a digest of the seed and their ids, whatever their order in the files.
+    """Choose rows by a digest of the seed and their ids, in any order of the files.
 
     Args:
         path: of the dataset.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import openai
@@ -85,29 +86,23 @@ def _client(url: str, key: str | None) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=120.0)
 
 
-class _errors:  # noqa: N801  (reads as the verb it is used as)
-    """Turn the client's errors into this package's."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        match error:
-            case openai.NotFoundError():
-                raise NotFoundError(_message(error)) from None
-            case openai.AuthenticationError() | openai.PermissionDeniedError():
-                raise AccessDeniedError(_message(error)) from None
-            case openai.BadRequestError():
-                raise UserError(_message(error)) from None
-            case openai.APIConnectionError():
-                raise InputError(
-                    f"Nothing answers at {self._url}.", hint="Is it deployed? `llamafarm models deploy` does that."
-                ) from None
-            case openai.APIStatusError():
-                raise DeploymentError(f"{self._url} answered {error.status_code}: {_message(error)}") from None
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    """Raise the client's errors as this package's."""
+    try:
+        yield
+    except openai.NotFoundError as error:
+        raise NotFoundError(_message(error)) from None
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise AccessDeniedError(_message(error)) from None
+    except openai.BadRequestError as error:
+        raise UserError(_message(error)) from None
+    except openai.APIConnectionError:
+        raise InputError(
+            f"Nothing answers at {url}.", hint="Is it deployed? `llamafarm models deploy` does that."
+        ) from None
+    except openai.APIStatusError as error:
+        raise DeploymentError(f"{url} answered {error.status_code}: {_message(error)}") from None
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -201,6 +201,6 @@ def _confirm(url: str, model: str, expected: str) -> None:
 
 
 def own_key() -> dict[str, str]:
-    """The header that shows the endpoint who asks: its keys are the registry's tokens."""
+    """Return the header with the caller's key: an endpoint's keys are the registry's tokens."""
     token = Identity.from_environment().token
     return {"Authorization": f"Bearer {token}"} if token else {}

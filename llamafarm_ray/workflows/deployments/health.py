@@ -1,4 +1,4 @@
-"""Health of deployed versions: what differs from the reference, who is told, and rollbacks where they are asked for."""
+"""Health of deployed versions: differences from the reference, alerts, and rollbacks on request."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def tell(home: Location, versions: Iterable[VersionHealth], channels: Sequence[C
 
 
 def roll_back_worse(registry: RegistryApi, versions: Iterable[VersionHealth], alias: str) -> list[str]:
-    """Roll an alias back from each version whose answers got worse; return what was done, in sentences."""
+    """Roll an alias back from each version whose answers got worse; return the actions in sentences."""
     done = []
     for version in versions:
         if version.status != "degraded" or alias not in version.aliases:

@@ -1,4 +1,4 @@
-"""Promote and roll back: replicas that serve the version load it first, where there are any, then the alias moves."""
+"""Promote and roll back: replicas that serve the model load the version first, then the alias moves."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def rollback(
     address: str | None = None,
     load: bool = True,
 ) -> Moved:
-    """Point an alias at what it pointed at before, or at a named version, as :func:`promote` does.
+    """Point an alias at its earlier target, or at a named version, as :func:`promote` does.
 
     In an emergency nobody waits for replicas that are part of it: what has not loaded the version after half a minute,
     or can't say, loads it later. Only an engine's refusal keeps the alias where it is.

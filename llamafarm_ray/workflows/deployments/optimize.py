@@ -283,9 +283,9 @@ def _context(registry: RegistryApi, form: Form) -> int | None:
     return _shape(servable_base(form.reference, registry)).max_positions
 
 
-def _config(settings: Settings, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
+def _config(settings: Settings, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, object]:
     """Return a configuration, which was read as `deploy` reads it."""
-    config = {
+    config: dict[str, object] = {
         "base_model": settings.form.reference or f"./{settings.form.scheme}",
         "deployment": settings.deployment(max_model_len=max_model_len, gpu=gpu),
     }
@@ -317,7 +317,7 @@ def _trial_row(trial: Trial[Settings], chosen: Settings) -> dict[str, object]:
     }
 
 
-def _prediction_row(one: Prediction) -> dict[str, Any]:
+def _prediction_row(one: Prediction) -> dict[str, object]:
     return {
         "model": one.form.reference,
         "form": one.form.scheme or ("gguf" if one.form.is_gguf else "unquantized"),

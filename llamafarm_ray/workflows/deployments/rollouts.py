@@ -1,4 +1,4 @@
-"""Look after rollouts: hold one, let it go on, end it well or badly, list them."""
+"""Manage rollouts: pause, resume, promote, roll back, and list them."""
 
 from __future__ import annotations
 

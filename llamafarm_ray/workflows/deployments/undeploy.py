@@ -1,4 +1,4 @@
-"""Stop what is deployed, or strike from the record what was lost with its cluster."""
+"""Stop a deployment, or remove the record of one whose cluster is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_undeploy", "forget", "stop", "undeploy"]
 
 
 def check_undeploy(registry: RegistryApi, deployment: DeploymentRecorded) -> None:
-    """Make sure that whoever asks may take a deployment off the record: before anything is stopped.
+    """Check that the caller may remove a deployment's record, before anything is stopped.
 
     Raises:
         AccessDeniedError: they may not.

@@ -1,1 +1,1 @@
-"""Evaluate a model: what is asked, of which model, and where the result goes."""
+"""Evaluate a model: its questions, the engine, and the record of the result."""

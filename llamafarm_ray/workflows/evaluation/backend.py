@@ -1,4 +1,4 @@
-"""The engine that a model is asked on, and the model as it opens it."""
+"""The engine of an evaluation, and the model in the form that it opens."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def measured_on(settings: Evaluation, model: EvaluatedModel, kept: KeptBatches |
 def asked_models(
     settings: Evaluation, model: EvaluatedModel, rival: EvaluatedModel | None
 ) -> tuple[AskedModel, AskedModel | None]:
-    """Return a model and what it is compared with, the rival or an adapter's base, as benchmarks ask them.
+    """Return a model and its baseline, the rival or an adapter's base, as benchmarks ask them.
 
     An endpoint is asked for the model alone.
     """

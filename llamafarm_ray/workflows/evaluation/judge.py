@@ -1,4 +1,4 @@
-"""Answers of an evaluation before a judge: a model behind an OpenAI-compatible endpoint."""
+"""Judge an evaluation's answers by a model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Digests of what a score depends on, so that scores are ranked with their equals alone."""
+"""Digests of a score's inputs, so that only comparable scores are ranked together."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SCORING = (
 
 @functools.cache
 def code_digest() -> str:
-    """Return the digest of the modules that decide what is asked, and what an answer scores."""
+    """Return the digest of the modules that decide the prompts and the scores."""
     root = Path(llamafarm_ray.__file__).parent
     files = [file for name in _SCORING for file in _modules(root / name)]
     parts = [f"{file.relative_to(root).as_posix()} {Digest.of(file.read_bytes())}" for file in files]

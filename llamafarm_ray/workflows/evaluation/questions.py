@@ -197,8 +197,8 @@ def _exam(
     data: dict[str, str] = {}
     chosen: dict[str, str] = {}
     for mode in MODES:
-        parts: list[Any] = [of_questions] if mode == CLOSED_BOOK else [of_questions, digest]
-        said: dict[str, Any] = {"mode": mode, "max_new_tokens": settings.max_new_tokens}
+        parts: list[object] = [of_questions] if mode == CLOSED_BOOK else [of_questions, digest]
+        said: dict[str, object] = {"mode": mode, "max_new_tokens": settings.max_new_tokens}
         if mode != CLOSED_BOOK:
             words = config.dataset.preprocessing.passage_words
             said |= {"retriever": RETRIEVER, "k": k, "passage_words": words}

@@ -200,9 +200,9 @@ class _Asking:
     kept: KeptAnswers | None
 
     async def ask(
-        self, path: str, body: Mapping[str, Any], read: Callable[[Any], _T]
+        self, path: str, body: Mapping[str, object], read: Callable[[Any], _T]
     ) -> tuple[_T, float] | RetrievalFailure:
-        """Return what an answer says and the time that it took, or the failure.
+        """Return an answer's content and its time, or the failure.
 
         Args:
             path: below the server's address.
@@ -226,7 +226,7 @@ class _Asking:
         return found
 
     async def _answer(self, path: str, body: Mapping[str, object]) -> dict[str, Any] | RetrievalFailure:
-        """Return what a server says, and the time that it took with all attempts."""
+        """Return a server's answer, and its time with all attempts."""
         try:
             async with self.slots:
                 began = time.perf_counter()

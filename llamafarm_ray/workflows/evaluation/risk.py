@@ -1,4 +1,4 @@
-"""Risk tests of a model: what is asked, from its questions and its training data."""
+"""Risk tests of a model, with probes from its questions and its training data."""
 
 from __future__ import annotations
 

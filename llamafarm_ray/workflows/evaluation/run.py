@@ -324,7 +324,7 @@ class EvaluationRun:
             "backend": backend_of(self.config.evaluation, self.model),
         }
 
-    def _with_digests(self, result: EvaluationResult, rows: list[dict[str, Any]]) -> EvaluationResult:
+    def _with_digests(self, result: EvaluationResult, rows: list[dict[str, object]]) -> EvaluationResult:
         scores = result.benchmarks["held_out"]
         asked = [[row["messages"], row.get("tools")] for row in rows]
         data = Digest.of(json.dumps(asked, sort_keys=True).encode())

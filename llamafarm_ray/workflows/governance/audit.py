@@ -1,4 +1,4 @@
-"""The audit trail: who did what to a registry, when and why, and what was refused."""
+"""The audit trail of a registry: each change with its author, time and reason, and each refusal."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def entries(registry: RegistryApi) -> Iterator[AuditEntry]:
 
 
 def to_csv(found: Iterable[AuditEntry]) -> str:
-    """A spreadsheet. No cell is a formula, whatever somebody wrote into a reason (CWE-1236)."""
+    """Return a spreadsheet. No cell is a formula, even if a reason looks like one (CWE-1236)."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
@@ -204,7 +204,7 @@ class _Told:
 
 @dataclass
 class _Teller:
-    """Says of each event what it is. It must be told of them in order, to know where an alias pointed before."""
+    """Describes each event. It must get the events in order, to know an alias's earlier target."""
 
     pointed: dict[tuple[str, str], str] = field(default_factory=dict)
 

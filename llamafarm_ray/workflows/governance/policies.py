@@ -1,4 +1,4 @@
-"""The rules of aliases: what they are, what they were, and new ones."""
+"""Policies of aliases: the current and earlier ones, and changes of them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def policy_history(registry: RegistryApi, alias: str) -> list[PolicyChange]:
 
 
 def set_policy(registry: RegistryApi, alias: str, policy: Policy, *, reason: str = "") -> bool:
-    """Replace the rules of an alias, for all models; whether that changed anything.
+    """Replace the policy of an alias, for all models; return True if that changed anything.
 
     Raises:
         InputError: that is no alias's name, or it would be taken for something else.

@@ -23,7 +23,7 @@ def add_principal(
     expires: dt.datetime | None = None,
     reason: str = "",
 ) -> str:
-    """Let somebody do what a role may.
+    """Add a principal with a role.
 
     Args:
         registry: registry that gets the principal.

@@ -1,4 +1,4 @@
-"""Quotas of namespaces: what they are, what is used of them, and the check before work on devices."""
+"""Quotas of namespaces: their limits and use, and the check before work on devices."""
 
 from __future__ import annotations
 

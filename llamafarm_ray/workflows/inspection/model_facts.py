@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.models.formats.files import FolderFiles, ModelFiles, RangedFile
@@ -36,7 +36,7 @@ class ModelFacts:
     served_by: tuple[str, ...]
 
     @property
-    def card(self) -> Mapping[str, Any]:
+    def card(self) -> Mapping[str, object]:
         """The model card's facts; of an adapter without a card those of its base."""
         return self.own.inspection.card or (self.whole.inspection.card if self.whole is not None else {})
 
@@ -66,7 +66,7 @@ class ModelFacts:
         return self.whole.inspection if self.whole is not None else None
 
     def to_dict(self) -> dict[str, object]:
-        """Return them as JSON has them; what is not known is null or empty."""
+        """Return the facts as JSON values; unknown ones are null or empty."""
         seen = self.answering
         return {
             "format": self.own.inspection.format,

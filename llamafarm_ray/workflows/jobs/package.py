@@ -99,7 +99,7 @@ class WorkingDirectory:
         return inside.relative_to(self.folder).as_posix()
 
     def pack(self, target: Path, more: Mapping[str, bytes]) -> int:
-        """Write a zip file of what is taken along, and say of how many files.
+        """Write a zip file of the package, and return its number of files.
 
         Args:
             target: the file to write.
@@ -162,7 +162,7 @@ class WorkingDirectory:
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """The files below a folder, links followed, without what is left out everywhere."""
+    """Yield the files below a folder, links followed, without those that are always left out."""
     seen = set[str]()
     for folder, folders, files in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)

@@ -119,7 +119,7 @@ def table_of(request: JobRequest, directory: WorkingDirectory) -> dict[str, Any]
     return table
 
 
-def _place(table: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+def _place(table: dict[str, object], key: str) -> tuple[dict[str, Any], str]:
     """The mapping that holds a dotted key, and the key's last name."""
     *above, name = key.split(".")
     section: Any = table

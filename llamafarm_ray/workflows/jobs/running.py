@@ -1,4 +1,4 @@
-"""A job that is followed to its end, over a connection that may be lost on the way."""
+"""Follow a job to its end, over a connection that may be lost on the way."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RunningJob:
 
     @property
     def was_stopped(self) -> bool:
-        """True if somebody stopped it."""
+        """True if it was stopped."""
         return self._details is not None and self._details.status == "STOPPED"
 
     def stop(self) -> None:

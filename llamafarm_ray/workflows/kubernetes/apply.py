@@ -1,4 +1,4 @@
-"""Manifests sent to a Kubernetes cluster by kubectl, which knows the cluster and the user; and their progress there."""
+"""Apply manifests to a Kubernetes cluster by kubectl, with its cluster and user, and follow their progress."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _resources(kind: str, name: str) -> Iterator[Resource]:
 
 
 def _state(kind: str, resource: Resource) -> tuple[str, bool | None, str]:
-    """Return a resource's status in a word, True or False once it has succeeded or failed, and what is said of it."""
+    """Return a resource's status in a word, True or False once it has succeeded or failed, and its message."""
     status: Status = resource.get("status") or {}
     if kind == "RayJob":
         state = status.get("jobDeploymentStatus") or "New"

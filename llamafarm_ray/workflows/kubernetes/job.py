@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
@@ -85,7 +84,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[Resource]:
     ]
 
 
-def _for_pods(config: Config, registry: RegistryApi) -> dict[str, Any]:
+def _for_pods(config: Config, registry: RegistryApi) -> dict[str, object]:
     """Return the resolved configuration as pods read it; what they can't read is refused."""
     base = config.base_model
     if base is None:
@@ -115,7 +114,7 @@ def _for_pods(config: Config, registry: RegistryApi) -> dict[str, Any]:
 
 
 def _read(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield the keys that name what the training reads, each with a path, URI or name."""
+    """Yield the keys that name the training's inputs, each with a path, URI or name."""
     dataset = config.dataset
     yield "base_model", config.base_model or ""
     if dataset.path is not None:

@@ -185,5 +185,5 @@ def _resources(deployment: Deployment) -> dict[str, str]:
 
 
 def _count(given: object, otherwise: int) -> int:
-    """An option of the engine's; what is no number is the engine's to refuse."""
+    """Return an option of the engine's; the engine refuses values that are not numbers."""
     return given if isinstance(given, int) and given > 0 else otherwise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -160,7 +160,7 @@ def _is_adapter(registry: RegistryApi, model: str) -> bool:
         return False
 
 
-def _write_records(folder: Path, source: ModelSource, made: Conversion, difference: dict[str, Any]) -> None:
+def _write_records(folder: Path, source: ModelSource, made: Conversion, difference: dict[str, object]) -> None:
     facts = {"converted": source.reference, "to": made.target, "precision": made.precision}
     record = {"source": source.reference, "source_digest": source.digest, **facts, "difference": difference}
     record |= {"pickles": source.pickles} if source.pickles else {}
@@ -197,7 +197,7 @@ def _convert_adapter(parent: Parent, output: Path, precision: str, *, overwrite:
     )
 
 
-def write_conversion(folder: Path, file_name: str, record: dict[str, Any]) -> None:
+def write_conversion(folder: Path, file_name: str, record: Mapping[str, object]) -> None:
     """Write the record of a conversion, with the versions of tools that may have made it."""
     tools = {"llamafarm_ray": __version__}
     for name in _TOOLS:

@@ -1,4 +1,4 @@
-"""llama.cpp's own reading of a GGUF file, held against what the file was made from."""
+"""llama.cpp's own reading of a GGUF file, compared with the file's source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that something is made from: found by folder or name, with their base and where they came from."""
+"""Parent adapters of a new model: found by folder or name, with their base and their origin."""
 
 from __future__ import annotations
 
@@ -107,6 +107,6 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def write_record(folder: Path, *, method: str, made_by: str, lineage: Mapping[str, object], **facts: object) -> None:
-    """Write ``training.json``, which `register` reads for what it can't see in the files."""
+    """Write ``training.json``, which `register` reads for facts that are not in the files."""
     record = {"method": method, "made_by": made_by, "metrics": {}, "lineage": lineage, **facts}
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -105,7 +105,7 @@ class QuantizedModel:
 
     @property
     def chosen(self) -> Tried:
-        """The measurements of what was written."""
+        """The measurements of the written form."""
         return next(one for one in self.tried if one.is_chosen)
 
     @property
@@ -367,13 +367,13 @@ def _write_records(folder: Path, source: ModelSource, made: Quantization, own: T
     write_record(folder, method="", made_by="quantize", lineage=lineage, check=own.difference)
 
 
-def _speed_facts(row: Tried) -> dict[str, Any]:
+def _speed_facts(row: Tried) -> dict[str, object]:
     if not row.engine:
         return {}
     return {"engine": row.engine, "first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}
 
 
-def _summary(row: Tried) -> dict[str, Any]:
+def _summary(row: Tried) -> dict[str, object]:
     shown = asdict(row)
     del shown["difference"]
     return shown

@@ -47,7 +47,7 @@ _PRICED_TOKENS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RunEstimate:
-    """A run, and what it takes.
+    """A run, and its memory, time and cost.
 
     Args:
         shape: the model.

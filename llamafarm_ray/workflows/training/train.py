@@ -1,4 +1,4 @@
-"""Fine-tune a base model on a dataset, and leave a folder that says where everything came from."""
+"""Fine-tune a base model on a dataset, and write a folder with the model and its provenance."""
 
 from __future__ import annotations
 

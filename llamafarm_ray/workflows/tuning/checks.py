@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.config.sections.fine_tuning import CHANGEABLE_MIDWAY
@@ -34,7 +33,7 @@ def check_changeable(domains: Iterable[str]) -> None:
 
 def with_whole_paths(config: Config) -> Config:
     """Return a configuration with absolute paths, since trials run in processes that may be elsewhere."""
-    dataset, changes = config.dataset, dict[str, Any]()
+    dataset, changes = config.dataset, dict[str, object]()
     if dataset.path is not None:
         whole = str(Path(dataset.path).expanduser().absolute())
         changes["dataset"] = dataset.model_copy(update={"path": whole})

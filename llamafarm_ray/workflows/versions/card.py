@@ -158,7 +158,7 @@ def _baseline(scores: Mapping[str, object], metric: str) -> str:
     return f"{value:.4g}" if _is_number(value) else ""
 
 
-def _comparisons(scores: Mapping[str, object]) -> dict[str, Mapping[str, Any]]:
+def _comparisons(scores: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Return the comparisons of a benchmark's metrics that have the form of `evaluate`'s."""
     found = scores.get("comparison")
     known = found.items() if isinstance(found, Mapping) else ()

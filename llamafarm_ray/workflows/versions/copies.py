@@ -1,4 +1,4 @@
-"""Versions with the same files as another one, under any name that whoever asks may read."""
+"""Versions with the same files as another one, under any name that the caller may read."""
 
 from __future__ import annotations
 

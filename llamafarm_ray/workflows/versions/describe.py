@@ -1,4 +1,4 @@
-"""Everything that is known of a version."""
+"""Describe a version by all of its recorded facts."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ A filter is one condition or several with spaces between them: a name, a sign an
   ``architecture``, ...).
 - Amounts (``=``, ``>=``, ``<=``, ``>``, ``<``) are ``context`` in tokens, ``parameters`` (135M, 7B), ``size`` of the
   files and ``memory`` of the weights in bf16 (16GB, 32Gi).
-- Any other name with ``>=``, ``<=``, ``>`` or ``<`` is an evaluation result.
+- Every other name with ``>=``, ``<=``, ``>`` or ``<`` is an evaluation result.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["inherited_facts"]
 def inherited_facts(
     registry: RegistryApi, sources: Iterable[str], folder: Path, *, is_adapter: bool
 ) -> dict[str, object]:
-    """Return the facts that hold for a model because they hold for what it was made from.
+    """Return the facts that a model inherits from its parents.
 
     Args:
         registry: registry that knows the sources.

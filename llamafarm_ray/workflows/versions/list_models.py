@@ -76,7 +76,7 @@ def list_versions(
 
 
 def _readable(registry: RegistryApi) -> set[str]:
-    """The namespaces with models that whoever asks may read; that of models without one is empty text."""
+    """Return the namespaces with models that the caller may read; that of models without one is empty text."""
     namespaces = {ModelRef(name).namespace for name in registry.state.models} | {""}
     return {namespace for namespace in namespaces if registry.may(Action.READ, namespace)}
 

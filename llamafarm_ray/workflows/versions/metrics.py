@@ -1,4 +1,4 @@
-"""Evaluation results as flat names and numbers, and where they are read from."""
+"""Evaluation results as flat names and numbers, and their sources."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def add_result(
     return registry.resolve(record.ref)
 
 
-def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is added, with the benchmarks and other groups that only a version's earlier results have.
+def _merged(record: VersionRecord, added: Mapping[str, object]) -> dict[str, object]:
+    """Return the new results, with the benchmarks and other groups that only a version's earlier results have.
 
     Raises:
         InputError: the results are of a shape that would lose the earlier ones.

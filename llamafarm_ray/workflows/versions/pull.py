@@ -1,4 +1,4 @@
-"""Have a version's files here, and give a plain folder to the registry."""
+"""Pull a version's files to this machine, and push a plain folder to the registry."""
 
 from __future__ import annotations
 

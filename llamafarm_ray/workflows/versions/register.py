@@ -1,4 +1,4 @@
-"""Register a folder as a model's version, with all that is known of how it came to be."""
+"""Register a folder as a model's version, with its provenance."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def _registered(
 
 
 def register_trained(registry: RegistryApi, config: Config, folder: Path, *, run: str | None = None) -> VersionRecord:
-    """Register what a configuration trained, under the name and with the words it gives.
+    """Register a configuration's trained model, under its name and with its description.
 
     Args:
         registry: registry that gets the version.

@@ -22,7 +22,7 @@ def trace(
     direction: str = "both",
     at: dt.datetime | None = None,
 ) -> lineage.Graph:
-    """Return what something was made from, and what was made from it. Exactly one of the three is given.
+    """Return the sources and the products of one thing. Exactly one of the three is given.
 
     Args:
         registry: the registry to read.
@@ -56,5 +56,5 @@ def trace(
 
 
 def _readable(registry: RegistryApi) -> Callable[[str], bool]:
-    """Return whether whoever asks may read a namespace, asked once for each."""
+    """Return True if the caller may read a namespace, asked once for each."""
     return functools.cache(lambda namespace: registry.may(Action.READ, namespace))

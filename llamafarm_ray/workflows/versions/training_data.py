@@ -36,7 +36,7 @@ class TrainingData:
 
 
 def joined(parts: Sequence[TrainingData]) -> TrainingData:
-    """Return the rows of several datasets as one: what a model and its ancestors were trained on.
+    """Return the rows of several datasets as one: the training data of a model and its ancestors.
 
     Args:
         parts: the model's own first; its reason counts where no rows are known.

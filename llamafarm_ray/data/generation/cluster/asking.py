@@ -114,7 +114,7 @@ class ClusterAsker:
             yield keys[index], answer
 
     def ask_all(
-        self, requests: Sequence[dict[str, Any]], readers: Sequence[Callable[[str], T]], *, num_items: int = 16
+        self, requests: Sequence[dict[str, object]], readers: Sequence[Callable[[str], T]], *, num_items: int = 16
     ) -> list[T | BadAnswerError | RefusedError]:
         """Return what each answer reads as, in order; see `Asker.ask_all`."""
         asked = [ClusterRequest(body, num_items, read) for body, read in zip(requests, readers, strict=True)]

@@ -38,7 +38,7 @@ class EngineRequest:
     """A prompt, and the JSON schema of its answer."""
 
     tokens: Sequence[int]
-    schema: Mapping[str, Any]
+    schema: Mapping[str, object]
 
 
 def answers_of(plan: VllmPlan, requests: Sequence[EngineRequest]) -> Iterator[tuple[int, Answer | RefusedError]]:
@@ -115,7 +115,7 @@ def _processor(plan: VllmPlan, longest: int) -> Processor:
         detokenize_stage=False,
     )
 
-    def prepared(row: Mapping[str, Any]) -> dict[str, Any]:
+    def prepared(row: Mapping[str, object]) -> dict[str, object]:
         sampling = {"temperature": asking.temperature, "max_tokens": asking.max_output_tokens, "seed": 0}
         grammar = {"structured_outputs": {"json": row["grammar"]}}
         return {"tokenized_prompt": row["tokens"], "sampling_params": {**sampling, **grammar}}
@@ -131,8 +131,8 @@ def _processor(plan: VllmPlan, longest: int) -> Processor:
         )
 
 
-def _outcome(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is needed of an answer; Ray adds the error, and leaves a row that has one as it is."""
+def _outcome(row: Mapping[str, object]) -> dict[str, object]:
+    """Return the needed fields of an answer; Ray adds the error, and leaves a row that has one unchanged."""
     return {name: row[name] for name in ("request", "generated_text", "num_generated_tokens", "num_input_tokens")}
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from llamafarm_ray.config import QaGeneration
 from llamafarm_ray.data.generation.choice import Choice
@@ -70,7 +70,11 @@ class VllmPlan:
     @property
     def server(self) -> str:
         """The model in the keys of stored answers, where an endpoint has its address."""
-        decides: list[Any] = [folder_fingerprint(self.folder), self.max_model_len, sorted(self.engine_kwargs.items())]
+        decides: list[object] = [
+            folder_fingerprint(self.folder),
+            self.max_model_len,
+            sorted(self.engine_kwargs.items()),
+        ]
         return f"vllm:{self.folder}#{Digest.of(repr(decides).encode()).short}"
 
     @property

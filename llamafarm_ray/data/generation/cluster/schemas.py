@@ -17,7 +17,7 @@ _LIST = re.compile(r'\s*\{\s*"(?P<key>\w+)"\s*:\s*\[\s*')
 _COMMA = re.compile(r"\s*,?\s*")
 
 
-def limited_schema(body: Mapping[str, Any], num_items: int) -> dict[str, Any]:
+def limited_schema(body: Mapping[str, Any], num_items: int) -> dict[str, object]:
     """Return the schema of the answer to a request, with limits for lists and texts.
 
     A model under a grammar without them may go on with a list or a text to its limit of tokens, and such an answer
@@ -31,7 +31,7 @@ def limited_schema(body: Mapping[str, Any], num_items: int) -> dict[str, Any]:
     return _limited(schema, num_items)
 
 
-def _limited(schema: Mapping[str, Any], most: int) -> dict[str, Any]:
+def _limited(schema: Mapping[str, Any], most: int) -> dict[str, object]:
     limited = dict(schema)
     match schema.get("type"):
         case "string" if "enum" not in schema:

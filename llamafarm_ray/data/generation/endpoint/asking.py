@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError
 from llamafarm_ray.data.generation.endpoint.batches import BatchTerms, answers_by_batch
@@ -20,7 +20,7 @@ _BATCH_ROUNDS = 3
 """Batches, one after another, for requests that are not answered; those of the last one are asked one by one."""
 
 T = TypeVar("T")
-Request = dict[str, Any]
+Request = dict[str, object]
 
 
 class Asker:

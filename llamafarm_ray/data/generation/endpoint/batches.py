@@ -34,7 +34,7 @@ _ENDED = frozenset({"completed", "expired", "cancelled"})
 _LEARNABLE = frozenset({400, 422})
 _SHOWN_ERRORS = 3
 
-Requests = Mapping[str, Mapping[str, Any]]
+Requests = Mapping[str, Mapping[str, object]]
 """Requests for chat completions by their keys."""
 
 
@@ -113,7 +113,7 @@ class _Job:
     client: Client
     requests: Requests
     terms: BatchTerms
-    _sent: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _sent: dict[str, dict[str, object]] = field(default_factory=dict)
 
     async def answers(self) -> dict[str, Answer]:
         """Create the batch, or find it, wait for its end, and return its answers."""
@@ -164,7 +164,7 @@ class _Job:
                 return dict(batch)
         return None
 
-    async def _created(self) -> dict[str, Any]:
+    async def _created(self) -> dict[str, object]:
         """Upload the requests and create a batch of them."""
         lines = b"".join(_line(key, self._sent[key]) for key in sorted(self._sent))
         try:
@@ -203,7 +203,7 @@ class _Job:
     async def _state(self, batch_id: str) -> dict[str, Any]:
         return _json(await self.client.call("GET", f"/batches/{batch_id}"))
 
-    async def _ended(self, batch: dict[str, Any]) -> dict[str, Any]:
+    async def _ended(self, batch: dict[str, Any]) -> dict[str, object]:
         """Wait until a batch has ended.
 
         Raises:

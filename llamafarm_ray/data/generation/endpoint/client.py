@@ -168,7 +168,7 @@ class Client:
         return await self._tried(attempt)
 
     async def _tried(self, attempt_once: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what an attempt returns, after several of them if need be."""
+        """Return the first successful attempt's result, after several attempts if need be."""
         for attempt in range(1, self._terms.max_attempts + 1):
             try:
                 return await attempt_once()
@@ -262,7 +262,7 @@ def _read(response: httpx.Response, request: Mapping[str, object]) -> Answer:
     return answer
 
 
-def answer_in(body: Any, request: Mapping[str, Any]) -> Answer | None:
+def answer_in(body: Any, request: Mapping[str, object]) -> Answer | None:
     """Return the answer in the body of a response to a request; None if there is none."""
     try:
         choice = body["choices"][0]

@@ -52,7 +52,7 @@ class Sampling(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Settings that decide what a model is asked for.
+    """Settings that decide a model's request.
 
     Args:
         model: its name at the endpoint.

@@ -92,6 +92,6 @@ class Budget:
         return cost
 
     def settle(self, reserved: float, input_tokens: int, output_tokens: int, *, price_factor: float = 1.0) -> None:
-        """Replace a reservation by what the request did cost; nothing for one that failed."""
+        """Replace a reservation by the request's cost; nothing for one that failed."""
         self._reserved_usd -= reserved
         self.spent_usd += (self.prices.cost(input_tokens, output_tokens) or 0.0) * price_factor

@@ -1,9 +1,8 @@
-"""The prompt: what a model is asked for a passage, and the JSON schema of its answer."""
+"""The prompt for a passage, and the JSON schema of its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.parsed import Passage
@@ -22,7 +21,7 @@ __all__ = [
 PROMPT_VERSION = "1"
 """Raised with every change of the prompt; recorded with each example."""
 
-TEXT: Mapping[str, Any] = {"type": "string"}
+TEXT: Mapping[str, object] = {"type": "string"}
 TEXTS: Mapping[str, object] = {"type": "array", "items": {"type": "string"}}
 """Schemas of the fields of answers."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 __all__ = ["Dialect", "chat_request"]
 
@@ -45,7 +44,7 @@ class Dialect:
 
     changes: set[str] = field(default_factory=set)
 
-    def adapt(self, request: Mapping[str, object]) -> dict[str, Any]:
+    def adapt(self, request: Mapping[str, object]) -> dict[str, object]:
         """Return the request in the server's form."""
         adapted = dict(request)
         if "plain JSON" in self.changes:

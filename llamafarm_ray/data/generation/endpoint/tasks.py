@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from llamafarm_ray.data.generation.endpoint.answers import (
     MAX_CHARS,
@@ -51,7 +50,7 @@ class Draft:
     extra: str = ""
 
 
-Reader = Callable[[Mapping[str, Any], Passage], Draft | str]
+Reader = Callable[[Mapping[str, object], Passage], Draft | str]
 """A function that returns the conversation in an element of an answer, or the reason to drop it."""
 
 

@@ -101,7 +101,7 @@ class ToolBox:
         if points_at_passage(request):
             return "question points at its passage"
         offered = self.offered(passage)
-        made: list[dict[str, Any]] = []
+        made: list[dict[str, object]] = []
         for number, call in enumerate(calls, start=1):
             read = _call(call, {tool["name"]: tool for tool in offered}, request)
             if isinstance(read, str):
@@ -118,7 +118,7 @@ def _draft(request: str, calls: Sequence[Mapping[str, Any]], offered: Sequence[T
         f"{call['function']['name']} {json.dumps(call['function']['arguments'], ensure_ascii=False)}" for call in calls
     )
     tools = normal_tools({"tools": list(offered)})
-    turns: list[dict[str, Any]] = [
+    turns: list[dict[str, object]] = [
         {"role": "user", "content": request},
         {"role": "assistant", "content": "", "tool_calls": normal_calls(list(calls), "tool_calls")},
     ]
@@ -162,7 +162,7 @@ def _fault(arguments: Mapping[str, Any], schema: Mapping[str, Any], request: str
     return ""
 
 
-def _is_given(value: Any, schema: Any, request: str, depth: int = 0) -> bool:
+def _is_given(value: Any, schema: object, request: str, depth: int = 0) -> bool:
     """Return True for a value that a request names, as far as its words tell: no language is assumed.
 
     Values that the schema names (enumerations, defaults), dates and other formats, truth values and numbers up to

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.text import text_digest
@@ -32,7 +31,7 @@ class Variety:
     difficulty: tuple[tuple[str, float], ...] = ()
 
     def persona_of(self, passage: Passage) -> str:
-        """Return the person who asks about a passage; "" for nobody in particular."""
+        """Return the persona that asks about a passage; "" without one."""
         return self.personas[int(_share(passage, "persona") * len(self.personas))] if self.personas else ""
 
     def mix(self, passage: Passage, num_items: int) -> Mapping[str, int]:
@@ -63,7 +62,7 @@ class Variety:
             yield f"Of these, write {listed}, and name the level of each as its difficulty."
 
     @property
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         """Schema of the field that an answer has for it."""
         levels = [level for level, _ in self.difficulty]
         return {"difficulty": {"type": "string", "enum": levels}} if levels else {}

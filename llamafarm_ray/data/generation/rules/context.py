@@ -1,4 +1,4 @@
-"""Context: whether a question can be understood, and its answer be read, away from the page they are from."""
+"""Checks that a question and its answer can be understood away from their page."""
 
 from __future__ import annotations
 

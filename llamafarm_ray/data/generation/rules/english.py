@@ -1,4 +1,4 @@
-"""English word tables behind the question rules. Tables only; what is done with them is in grammar and patterns."""
+"""English word tables behind the question rules. Tables only; grammar and patterns use them."""
 
 from __future__ import annotations
 

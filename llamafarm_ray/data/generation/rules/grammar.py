@@ -77,7 +77,7 @@ def _regular_past(base: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb as it stands in a sentence. ``number`` is what it agrees with, empty in the past."""
+    """A verb as it stands in a sentence. ``number`` is its grammatical number, empty in the past."""
 
     base: str
     number: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from llamafarm_ray.data.readers.base import MAX_TEXT_BYTES, BrokenDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.records.record import add_record
@@ -64,10 +63,11 @@ class JsonLinesReader(Reader):
         return ""
 
 
-def _records(value: Any) -> list[object]:
+def _records(value: object) -> list[object]:
     """Return the records of a file: its list, or what stands around the list in it with a usual name, and that list."""
-    key = next((key for key in _LISTS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
-    if key is not None:
-        around = {name: inner for name, inner in value.items() if name != key}
-        return [*([around] if around else []), *value[key]]
+    if isinstance(value, dict):
+        key = next((key for key in _LISTS if isinstance(value.get(key), list)), None)
+        if key is not None:
+            around = {name: inner for name, inner in value.items() if name != key}
+            return [*([around] if around else []), *value[key]]
     return value if isinstance(value, list) else [value]

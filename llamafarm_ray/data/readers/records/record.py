@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from llamafarm_ray.data.parsed import Metadata
 from llamafarm_ray.data.readers.base import Outline
@@ -20,7 +19,7 @@ _MAX_METADATA_CHARS = 2000
 
 
 def record_line(record: Mapping[str, object]) -> str:
-    """Return ``key: value; key: value`` of what is not empty, lists joined by commas."""
+    """Return ``key: value; key: value`` of the values that are not empty, lists joined by commas."""
     pairs = ((key, _value(value)) for key, value in record.items())
     return "; ".join(f"{key}: {value}" if key else value for key, value in pairs if value)
 
@@ -52,8 +51,8 @@ def add_record(record: object, outline: Outline) -> None:
         _add(record, outline, 0)
 
 
-def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline) -> Metadata:
-    """Return what a record says beside its text; what is too long is named in a note."""
+def _metadata(record: Mapping[str, object], used: Collection[str], outline: Outline) -> Metadata:
+    """Return a record's metadata beside its text; a note names values that are too long."""
     beside = {str(key): value for key, value in record.items() if key not in used}
     nested = beside.get("metadata")
     if isinstance(nested, Mapping) and beside.keys().isdisjoint(map(str, nested)):
@@ -71,8 +70,8 @@ def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline
     return tuple(found)
 
 
-def _add(value: Any, outline: Outline, depth: int) -> None:
-    """Add what is simple in ``value`` as one line, then all that is nested in it."""
+def _add(value: object, outline: Outline, depth: int) -> None:
+    """Add the simple values of ``value`` as one line, then the nested ones."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(value, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 __all__ = ["LOADERS", "Answerer", "RequestKind", "load_answerer"]
 
@@ -39,7 +39,7 @@ class Answerer(Protocol):
 
     def answer(
         self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
-    ) -> list[Any]:
+    ) -> list[object]:
         """Return lm-eval's answer to each request, in order.
 
         Args:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.evaluation.generation import inference_precision
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 __all__ = ["LocalAnswerer"]
 
@@ -24,7 +27,7 @@ class LocalAnswerer:
         UserError: one of them is unusable.
     """
 
-    _lm: Any
+    _lm: LM
     """lm-eval's model, loaded when it is first asked."""
 
     def __init__(self, base: Path, adapter: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -52,7 +52,7 @@ class TokenAnswerer:
 
     def answer(
         self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
-    ) -> list[Any]:
+    ) -> list[object]:
         """See `Answerer.answer`."""
         fix_prefix(self._lm, self._lm.tokenizer, has_template=has_template)
         self._lm.with_adapter = with_adapter
@@ -105,7 +105,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return str(self.tokenizer.apply_chat_template(chat_history, **options))
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: object
+        self, requests: Sequence[tuple[object, list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
         limit = self._engine.max_length
         texts = []

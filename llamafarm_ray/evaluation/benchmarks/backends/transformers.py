@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lm_eval.models.huggingface import HFLM
 
@@ -29,7 +29,7 @@ class TransformersAnswerer(LocalAnswerer):
 
     def answer(
         self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
-    ) -> list[Any]:
+    ) -> list[object]:
         """See `Answerer.answer`."""
         fix_prefix(self._lm, self._tokenizer, has_template=has_template)
         is_base = self._adapter is not None and not with_adapter

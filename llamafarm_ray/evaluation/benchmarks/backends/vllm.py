@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
@@ -23,7 +23,7 @@ class VllmAnswerer(LocalAnswerer):
 
     def answer(
         self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
-    ) -> list[Any]:
+    ) -> list[object]:
         """See `Answerer.answer`."""
         lm = self._lm
         fix_prefix(lm, self._tokenizer, has_template=has_template)

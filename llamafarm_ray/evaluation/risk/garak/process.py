@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from llamafarm_ray.errors import InfrastructureError, UnsupportedError
 from llamafarm_ray.evaluation.engines.served import Endpoint
@@ -75,7 +75,7 @@ class GarakRun:
     clock: Callable[[], float] = time.monotonic
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Settings that the answers depend on, beside the model and the prompts."""
         names = ("max_prompts", "generations", "temperature", "max_new_tokens", "seed")
         return {name: getattr(self, name) for name in names}
@@ -106,7 +106,7 @@ class GarakRun:
             )
         return found, reason
 
-    def configuration(self, folder: Path) -> dict[str, Any]:
+    def configuration(self, folder: Path) -> dict[str, object]:
         """Return garak's configuration; its report goes to a folder. The key is not in it."""
         generator = {
             "uri": f"{self.endpoint.base_url.rstrip('/')}/",

@@ -1,4 +1,4 @@
-"""Take one model out of a zip file, a wheel or a tar file, whatever else lies in it.
+"""Take one model out of a zip file, a wheel or a tar file.
 
 Members are read by their declared sizes, and an archive that holds more is refused. So is one with links, devices or
 names outside of it, and one that would grow beyond all measure.

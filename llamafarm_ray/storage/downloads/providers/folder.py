@@ -124,7 +124,7 @@ def _indexed(web: Web, base: str, index: str) -> list[Wanted]:
 
 
 def _usual(web: Web, base: str) -> list[Wanted]:
-    """Return what a model's folder holds where its server does not list it."""
+    """Return the usual files of a model's folder whose server does not list it."""
     try:
         return _indexed(web, base, INDEX)
     except NotFoundError:

@@ -86,7 +86,7 @@ class HubSource:
         snapshot = folder / "snapshots" / commit
         return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
 
-    def _wanted(self, web: Web, base: str, sibling: dict[str, Any]) -> Wanted:
+    def _wanted(self, web: Web, base: str, sibling: dict[str, object]) -> Wanted:
         name = str(sibling["rfilename"])
         remote = WebFile(web, f"{base}/{quote(name)}", refusal=self._refusal)
         lfs = sibling.get("lfs")

@@ -156,7 +156,7 @@ class OciSource:
             raise TransientError("answered that its token expired")
 
     def _log_in(self, web: Web, challenge: str) -> bool:
-        """Do what a challenge asks for; return whether that gave credentials."""
+        """Answer a challenge; return True if that gave credentials."""
         login = docker_login(self._host)
         if not challenge.lower().startswith("bearer"):
             if login:

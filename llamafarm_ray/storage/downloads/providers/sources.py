@@ -1,4 +1,4 @@
-"""Read what a user writes for a source: a hub's name, a URL, a reference, a path."""
+"""Parse a user's spelling of a source: a hub's name, a URL, a reference, a path."""
 
 from __future__ import annotations
 
