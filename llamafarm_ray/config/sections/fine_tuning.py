@@ -55,6 +55,7 @@ _KEYS_OF_METHODS = (
             "lora_alpha",
             "lora_dropout",
             "target_modules",
+            "layers_to_transform",
             "rank_pattern",
             "alpha_pattern",
             "use_rslora",
@@ -87,6 +88,13 @@ class MethodParameters(Section):
         default="auto",
         description="Layers that get a low-rank update: 'auto' and 'all-linear' (every linear layer but the output "
         "head), or a list of module names such as [q_proj, v_proj].",
+    )
+    layers_to_transform: Annotated[
+        Literal["auto", "all"] | tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)
+    ] = Field(
+        default="auto",
+        description="Blocks of the model that get a low-rank update: 'all', or a list of numbers from 0 such as "
+        "[10, 11]. 'auto' is all; on a CPU, for questions that the base model wrote, the upper two thirds.",
     )
     rank_pattern: Annotated[Mapping[str, Annotated[int, Field(ge=1, le=_MAX_RANK)]], AfterValidator(FrozenMapping)] = (
         Field(

@@ -79,7 +79,9 @@ class Trained:
             for linear, rank in self.ranks.items()
         )
         adapters = self.num_adapters * (2 * hidden * width + width + hidden)
-        return self.shape.num_layers * (lora + adapters)
+        layers = self.parameters.layers_to_transform
+        num_adapted = self.shape.num_layers if isinstance(layers, str) else len(set(layers))
+        return num_adapted * lora + self.shape.num_layers * adapters
 
     def _rank(self, name: str) -> int:
         for pattern, rank in self.parameters.rank_pattern.items():

@@ -16,12 +16,15 @@ highest rate bounds it for models that are narrower than theirs: a 135M model of
 questions by heart after it learned at 1.6e-3, and 4 twice after 8e-4, in one epoch of 440 rows. For that
 width the formula gives 1.3e-3; the bound holds below a width of about 450."""
 
+_PASSES_FACTOR: Final = 1.25
+"""A 135M model, for which the formula gives 1.3e-3, answered 19 of 40 questions by heart after 8 passes at 1.6e-3."""
+
 _PREFERENCE_FACTOR: Final = 0.05
 """Of preferences between answers that the model can write already, little is to be learned."""
 
 
 def choose_learning_rate(
-    configured: Literal["auto"] | float, *, method: str, objective: str, hidden_size: int | None
+    configured: Literal["auto"] | float, *, method: str, objective: str, hidden_size: int | None, passes: int = 1
 ) -> float:
     """Return the highest rate of a run's schedule.
 
@@ -30,12 +33,14 @@ def choose_learning_rate(
         method: training method.
         objective: objective of the training.
         hidden_size: width of the base model; None where its config does not say it.
+        passes: passes over its questions that a dataset is written in: each row is seen once, and learned at a
+            higher rate.
     """
     if configured != "auto":
         return configured
     rate = _FULL_RATE * (_WIDTH / (hidden_size or _WIDTH)) ** _EXPONENT
     if method != "full":
-        rate *= _ADAPTER_FACTOR
+        rate *= _ADAPTER_FACTOR * (_PASSES_FACTOR if passes > 1 else 1.0)
     rate = min(rate, _HIGHEST)
     if objective in {"dpo", "kto"}:
         rate *= _PREFERENCE_FACTOR

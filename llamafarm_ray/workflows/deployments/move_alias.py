@@ -7,7 +7,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, UserError
-from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_new_alias
+from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_alias, check_new_alias
 from llamafarm_ray.registry.commands import Context, MoveAlias, Rollback
 from llamafarm_ray.registry.events import AliasMoved
 from llamafarm_ray.registry.governance.access import Action
@@ -61,6 +61,7 @@ def promote(
         UserError: an engine refuses it; the alias stays.
         DeploymentError: a replica did not load it; the alias stays.
     """
+    check_alias(alias)
     record = registry.resolve(reference)
     check_new_alias(alias, registry.state, record.registered.model)
     command = MoveAlias(ModelRef(record.registered.model, version=record.version), alias)

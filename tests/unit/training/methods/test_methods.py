@@ -91,6 +91,24 @@ def test_auto_adapts_every_linear_layer_but_the_head_and_records_their_names_sor
     assert not [name for name in names if "lm_head" in name]
 
 
+def test_blocks_that_are_not_named_stay_as_they_are(make_strategy, tmp_path):
+    method, strategy = make_strategy("lora", MethodParameters(r=4, layers_to_transform=(1,)))
+    trained = [name for name, parameter in strategy.module.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * len(ALL_LINEAR)
+    assert all(".layers.1." in name for name in trained)
+    method.save(strategy.module, strategy.weights(), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["layers_to_transform"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"), [((0, 2), "names block 2, but the base model has 2"), ((), "layers_to_transform is empty")]
+)
+def test_blocks_that_the_model_lacks_are_refused(base_model, layers, message):
+    method = find_method("lora")(MethodParameters(layers_to_transform=layers))
+    with pytest.raises(UserError, match=message):
+        method.check(inspect_architecture(base_model))
+
+
 def test_saving_twice_writes_the_same_bytes(make_strategy, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -31,3 +31,12 @@ def test_narrow_models_have_a_highest_rate():
 def test_preferences_are_learned_slowly(objective):
     assert rate(objective=objective) == pytest.approx(rate() / 20, rel=0.05)
     assert rate(objective=objective, hidden_size=576) == 6.6e-5
+
+
+def test_rows_that_are_seen_once_are_learned_at_a_higher_rate():
+    at_once = {"objective": "sft", "hidden_size": 1000, "passes": 8}
+    assert choose_learning_rate("auto", method="lora", **at_once) == pytest.approx(
+        1.25 * rate(hidden_size=1000), rel=0.05
+    )
+    assert choose_learning_rate("auto", method="full", **at_once) == rate(method="full", hidden_size=1000)
+    assert choose_learning_rate(1e-5, method="lora", **at_once) == 1e-5

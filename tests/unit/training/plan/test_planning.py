@@ -68,12 +68,41 @@ def test_epochs_batches_and_rate_are_decided_and_told(base_model):
         max_length=64,
         reasons=reasons,
     )
-    rate = choose_learning_rate("auto", method="lora", objective="sft", hidden_size=architecture.hidden_size)
+    width = architecture.hidden_size
+    rate = choose_learning_rate("auto", method="lora", objective="sft", hidden_size=width, passes=4)
     assert (chosen.training.epochs, chosen.training.batch_size, chosen.training.learning_rate) == (1.0, 2, rate)
     assert Schedule.of(chosen.training, 100).peak == rate
     told = " ".join(reasons)
     assert "Epochs are 1: the dataset is written in 4 passes over its questions." in told
     assert "A batch is 2 rows, for a run of 1 x 500 rows." in told
+
+
+def layers_chosen(architecture, *, passes=8, num_gpus=0, method="lora", reasons=None, **parameters):
+    chosen = choose(
+        parse_config({"fine_tuning": {"method": method, "parameters": parameters}}),
+        hardware=Hardware(num_cpus=4, num_gpus=num_gpus, gpu_memory_bytes=num_gpus * 2**34),
+        workers=WorkerResources(1, 1.0, use_gpu=bool(num_gpus)),
+        architecture=architecture,
+        num_rows=100,
+        passes=passes,
+        max_length=64,
+        reasons=[] if reasons is None else reasons,
+    )
+    return chosen.parameters.layers_to_transform
+
+
+def test_on_a_cpu_the_upper_blocks_learn_what_the_base_model_asked(base_model, tmp_path):
+    config = json.loads((base_model / "config.json").read_text()) | {"num_hidden_layers": 7, "layer_types": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    deep, reasons = inspect_architecture(tmp_path), []
+    assert layers_chosen(deep, reasons=reasons) == (2, 3, 4, 5, 6)
+    assert any("The 5 upper of 7 blocks are adapted" in reason for reason in reasons)
+    assert layers_chosen(deep, method="full") == "auto"
+    assert layers_chosen(deep, passes=1) == "auto"
+    assert layers_chosen(deep, num_gpus=1) == "auto"
+    assert layers_chosen(deep, layers_to_transform="all") == "all"
+    assert layers_chosen(deep, layers_to_transform=[0, 1]) == (0, 1)
+    assert layers_chosen(inspect_architecture(base_model)) == "auto"  # two blocks are few
 
 
 @pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])
