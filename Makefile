@@ -56,6 +56,7 @@ ONLY ?=
 test-long: setup ## Kill, race and soak tests; it goes on where it was stopped (FRESH=1: from the start).
 	@$(if $(FRESH),rm -f runs/long-tests.passed)
 	@$(BIN)/python -m pytest -m long --timeout 3600 --go-on runs/long-tests.passed $(if $(ONLY),-k "$(ONLY)") $(ARGS)
+	@$(if $(ONLY),,$(BIN)/python -m pytest tests/unit -m "hypothesis and not long" -n auto --timeout 3600 --hypothesis-profile="new examples")
 
 cluster-test: setup ## README's cluster on machines of namespaces (root; openssh-server, rsync, iproute2).
 	@$(BIN)/python -m pytest tests/long/test_hosts.py -m long -n 0 -s $(ARGS)

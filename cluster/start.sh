@@ -35,11 +35,11 @@ fi
 # and on any node HAProxy may outlive the raylet: it would hold the endpoint's port.
 end_with_raylet() {
   local head="${RAY_HEAD_IP:-[^ ]*}" raylet monitor node
-  raylet="$(pgrep -n -f "raylet --raylet_socket_name=.*--gcs-address=$head:6379" || true)"
-  monitor="$(pgrep -n -f "log_monitor.py .*--gcs-address=$head:6379" || true)"
+  raylet="$(pgrep -u "$UID" -n -f "raylet --raylet_socket_name=.*--gcs-address=$head:6379" || true)"
+  monitor="$(pgrep -u "$UID" -n -f "log_monitor.py .*--gcs-address=$head:6379" || true)"
   [ -n "$raylet" ] || return 0
-  node="$(ps -o args= -p "$raylet" | sed -n 's/.*--node_id=\([0-9a-f]*\).*/\1/p')"
-  setsid bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill $1; pkill -f "/${2:-none}/haproxy[.]cfg"' \
+  node="$(ps -ww -o args= -p "$raylet" | sed -n 's/.*--node_id=\([0-9a-f]*\).*/\1/p' || true)"
+  setsid bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill $1; pkill -u "$UID" -f "/${2:-none}/haproxy[.]cfg"' \
     "$raylet" "$monitor" "$node" >/dev/null 2>&1 </dev/null &
 }
 

@@ -30,9 +30,11 @@ def pytest_collection():
     The libraries make millions of objects, and none of them goes.
     """
     gc.disable()
-    result = yield
-    gc.freeze()
-    gc.enable()
+    try:
+        result = yield
+        gc.freeze()
+    finally:
+        gc.enable()
     return result
 
 

@@ -63,6 +63,8 @@ def temporary_folders() -> dict[str, str]:
     """Return the variable that puts tests' folders into memory, where there is room and no other place is set."""
     if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY, os.W_OK):
         return {}
+    if os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # tests make programs and run them; containers forbid it there
+        return {}
     free = min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available)
     return {"PYTEST_DEBUG_TEMPROOT": str(MEMORY)} if free >= ROOM_BYTES else {}
 

@@ -25,8 +25,8 @@ __all__ = ["Dashboard", "Node", "dashboard_of", "nodes_of_cluster", "this_node"]
 _ASK_S = 5.0
 _NODE_S = 60.0
 _HEAD = "node:__internal_head__"
-_STORAGE_VARIABLE = "RAY_gcs_storage"
 """Resource by which Ray marks the head."""
+_STORAGE_VARIABLE = "RAY_gcs_storage"
 
 
 @dataclass(frozen=True, slots=True)

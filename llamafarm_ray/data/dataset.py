@@ -182,7 +182,7 @@ def _read(shards: Sequence[Path]) -> ray.data.Dataset:
     """Return the rows of shards; on a cluster this process reads them, since other nodes may not see the folder."""
     if is_on_one_machine():
         return ray.data.read_parquet([str(shard.resolve()) for shard in shards])
-    return ray.data.from_blocks([pq.read_table(shard) for shard in shards])
+    return ray.data.from_arrow_refs([ray.put(pq.read_table(shard)) for shard in shards])  # one shard in memory
 
 
 def _own_rows(block: pa.Table, *, built: BuiltDataset, folder: Path) -> pa.Table:

@@ -311,7 +311,9 @@ def _prompt(record: Mapping[str, object]) -> list[Message]:
         messages = parse_turns(record)
         check_repeats(messages, record, "prompt")
         return messages
-    check_agree(record, ("prompt", "instruction"))
+    prompt, instruction = record.get("prompt"), record.get("instruction")
+    if not (isinstance(prompt, str) and isinstance(instruction, str) and instruction.strip() in prompt):
+        check_agree(record, ("prompt", "instruction"))
     if turns_in(record.get("prompt")):
         messages = parse_turns({"messages": turns_in(record["prompt"])}, shown_as="prompt")
     elif record.get("prompt") is not None:

@@ -35,7 +35,7 @@ class Layout:
             (see `llamafarm_ray.training.compute.attention`); otherwise a row each, padded on the right.
         pad_id: the token that fills up.
         shares_prefix: compute the tokens with which all sequences of a packed micro-batch begin once, such as a
-            system prompt, and let every sequence attend to them. Losses and gradients are the same.
+            system prompt, and let every sequence attend to them. Without dropout losses and gradients are the same.
     """
 
     packed: bool

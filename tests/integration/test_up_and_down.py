@@ -1,5 +1,6 @@
 """`llamafarm up`: one Ray for all commands of a user until `down`, disuse or its death, and nothing of it after."""
 
+import contextlib
 import json
 import os
 import signal
@@ -61,9 +62,19 @@ def gone(ray):
     """Wait until nothing runs any more of a Ray, and its folder is removed."""
 
     def left():
-        return [process.cmdline() for process in marked(Path(ray["folder"]))]
+        found = []
+        for process in marked(Path(ray["folder"])):
+            with contextlib.suppress(psutil.Error):  # it ends meanwhile
+                found.append(process.cmdline())
+        return found
 
-    wait_until(lambda: not left() and not psutil.pid_exists(ray["pid"]) and not Path(ray["folder"]).exists(), 30, left)
+    wait_until(
+        lambda: (
+            not marked(Path(ray["folder"])) and not psutil.pid_exists(ray["pid"]) and not Path(ray["folder"]).exists()
+        ),
+        30,
+        left,
+    )
 
 
 def raylet_of(ray):

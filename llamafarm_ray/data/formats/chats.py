@@ -101,8 +101,6 @@ def chat_row(record: Mapping[str, object]) -> dict[str, object]:
 _UNTRAINED = {"train": ("false", "no", "0"), "training": ("false", "no", "0"), "loss": ("false", "no")}
 """Keys of a record, and the values by which it says that it is not trained."""
 
-_SYNONYMS = (("system", "system_prompt"), ("tools", "functions"))
-
 
 def check_record_keys(record: object) -> None:
     """Check that a record is an object with one conversation, and no key with a meaning that is not available.
@@ -121,8 +119,8 @@ def check_record_keys(record: object) -> None:
         said = str(record.get(key)).strip().lower()  # a table's cells are text
         if said in refused:
             raise RecordError(f"has {said} as '{key}'; all rows are trained. Mark turns, or remove the row.")
-    for names in _SYNONYMS:
-        check_agree(record, names)
+    check_agree(record, ("system", "system_prompt"))
+    check_agree(record, ("tools", "functions"), read=lambda name: normal_tools({"tools": record[name]}))
     given = [key for key in ("messages", "conversations", "instruction") if not is_empty(record.get(key))]
     if len(given) > 1:
         raise RecordError(f"has both '{given[0]}' and '{given[1]}'; keep one.")
@@ -131,11 +129,15 @@ def check_record_keys(record: object) -> None:
 def question_text(record: Mapping[str, object], key: str = "instruction") -> str:
     """Return the question under a key, and below it the text that it is about: ``input`` or ``context``.
 
+    A prompt that holds that text already gets it once, and one beside something else than text gets none.
+
     Raises:
         RecordError: there is none.
     """
-    extra = [text_of(record, name, optional=True) for name in _MORE if name != key]
-    return "\n\n".join(text for text in (text_of(record, key), *extra) if text)
+    question = text_of(record, key)
+    names = [name for name in _MORE if name != key and (key != "prompt" or isinstance(record.get(name), str))]
+    extra = [text_of(record, name, optional=True) for name in names]
+    return "\n\n".join([question, *(text for text in extra if text and not (key == "prompt" and text in question))])
 
 
 def with_earlier(record: Mapping[str, object], messages: list[Message]) -> list[Message]:
@@ -172,15 +174,21 @@ def question_and_answer(record: Mapping[str, object]) -> tuple[str, str] | None:
 def check_repeats(messages: list[Message], record: Mapping[str, object], key: str) -> None:
     """Check that a question or an answer beside turns is one of them, as some tools write it; else it would be lost.
 
+    A transcript that holds all turns but the assistant's repeats them too. Lists of texts are notes.
+
     Raises:
         RecordError: it is another one.
     """
     said = record.get(key)
-    turns = " ".join(" ".join(message.content.split()) for message in messages)
+    contents = {message: " ".join(message.content.split()) for message in messages}
+    turns, asked = " ".join(contents.values()), [contents[one] for one in messages if one.role != "assistant"]
     listed = turns_in(said)
-    texts = [message.content for message in parse_turns({"messages": listed}, shown_as=key)] if listed else [said]
+    texts: list[object] = [said]
+    if listed and all(isinstance(turn, Mapping) for turn in listed):
+        texts = [message.content for message in parse_turns({"messages": listed}, shown_as=key)]
     for text in texts:
-        if isinstance(text, str) and " ".join(text.split()) not in turns:
+        words = " ".join(text.split()) if isinstance(text, str) else ""
+        if words not in turns and not (asked and all(one in words for one in asked)):
             raise RecordError(f"has turns, and in '{key}' a text that is none of them; keep one.")
 
 

@@ -122,7 +122,8 @@ def _turn(turn: Mapping[str, object], where: str, before: list[Message]) -> Mess
     if _ROLES.get(str(turn.get("from")), role) != role:
         raise RecordError(f"has '{where}role' and '{where}from', which differ; keep one.")
     check_agree(turn, ("content", "value"), where)
-    check_agree(turn, ("tool_calls", "function_call"), where)
+    forms = {"tool_calls": normal_calls, "function_call": call_of_function}
+    check_agree(turn, tuple(forms), where, read=lambda name: forms[name](_without_ids(turn[name]), f"{where}{name}"))
     train = _train_mark(turn, where, is_answer=role == "assistant")
     calls = _calls(turn, said, text_key, where)
     images = _images(turn, text_key, where)
@@ -193,6 +194,17 @@ def _content(turn: Mapping[str, object], key: str, where: str, *, optional: bool
             raise RecordError(f"has {found} as {where}{key}[{index}]; only texts and images are known.")
         texts.append(part["text"])
     return text_of({key: "\n".join(texts)}, key, where, optional=optional)
+
+
+def _without_ids(calls: object) -> object:
+    """Return calls of tools without their ids, which the older form lacks."""
+    calls = parsed_list(calls)
+    if not isinstance(calls, list):
+        return calls
+    return [
+        {key: value for key, value in call.items() if key != "id"} if isinstance(call, Mapping) else call
+        for call in calls
+    ]
 
 
 def _train_mark(turn: Mapping[str, object], where: str, *, is_answer: bool) -> Literal[False] | None:

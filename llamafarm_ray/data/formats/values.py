@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "RecordError",
@@ -26,20 +26,29 @@ def is_empty(value: object) -> bool:
     return value is None or value is False or value in ("", "[]", [], {})
 
 
-def check_agree(record: Mapping[str, object], names: Sequence[str], where: str = "") -> None:
+def check_agree(
+    record: Mapping[str, object],
+    names: Sequence[str],
+    where: str = "",
+    *,
+    read: Callable[[str], object] | None = None,
+) -> None:
     """Check that the names of one thing hold the same value: only one of them is read.
 
     Args:
         record: a record, or one of its turns.
         names: the names.
         where: place of the turn.
+        read: returns the value of a name in one form, where names have forms of their own; by default the value
+            itself, parsed if it is JSON.
 
     Raises:
         RecordError: two of them differ.
     """
+    read = read or (lambda name: parsed_list(record[name]))
     given = [name for name in names if not is_empty(record.get(name))]
     for name in given[1:]:
-        if parsed_list(record[name]) != parsed_list(record[given[0]]):
+        if read(name) != read(given[0]):
             raise RecordError(f"has '{where}{given[0]}' and '{where}{name}', which differ; keep one.")
 
 

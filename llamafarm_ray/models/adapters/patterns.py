@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import AdapterConfig
@@ -42,14 +42,14 @@ def check_patterns(config: AdapterConfig, modules: Iterable[str]) -> None:
     Raises:
         InputError: they take too long.
     """
-    named = (config.values.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern"))
+    named = (config.values.get(key) for key in ("target_modules", "exclude_modules"))
     wholes = [one for one in named if isinstance(one, str) and _REPEATS.search(one)]
-    ends = [one for one in (*config.rank_pattern, *config.alpha_pattern) if _REPEATS.search(one)]
+    ends = [one for one in _parts_of_names(config) if _REPEATS.search(one)]
     if not wholes and not ends:
         return
     tried = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _TRY],
-        input=json.dumps([_CPU_S, [*wholes, *(rf"(.*\.)?({end})$" for end in ends)], list(modules)]),
+        input=json.dumps([_CPU_S, [*wholes, *(rf"(.*\.)?({end})($|\..*)" for end in ends)], list(modules)]),
         text=True,
         capture_output=True,
         check=False,
@@ -61,3 +61,11 @@ def check_patterns(config: AdapterConfig, modules: Iterable[str]) -> None:
             f"adapter_config.json: matching {shown} with the names of the base model's modules {why}.",
             hint="List the names of the modules instead, or write the expression without repeats of repeats.",
         )
+
+
+def _parts_of_names(config: AdapterConfig) -> Iterator[str]:
+    """Yield the expressions that peft puts into larger ones."""
+    yield from (*config.rank_pattern, *config.alpha_pattern)
+    for key in ("modules_to_save", "layers_pattern"):
+        value = config.values.get(key)
+        yield from [value] if isinstance(value, str) else [one for one in value or () if isinstance(one, str)]

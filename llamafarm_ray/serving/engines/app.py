@@ -220,6 +220,10 @@ class EngineApp:
         try:
             text = render_chat(self._engine.tokenizer, turns, for_answer=for_answer)
         except UserError as error:  # its message is for the model's owner: it has the folder and the client's roles
+            if not self._engine.tokenizer.chat_template:
+                raise InputError(
+                    "The model has no chat template.", hint="Send a plain prompt to completions."
+                ) from error
             why = f": {str(error.__cause__)[:_SHOWN]}" if error.__cause__ is not None else ""
             raise InputError(
                 f"The model's chat template refuses these messages{why}.", hint="Send other roles, or a plain prompt."

@@ -54,7 +54,7 @@ class Figures:
 
     @classmethod
     def of(cls, activities: Sequence[Activity], before: Figures) -> Figures:
-        """Return the peers of the replicas' reports; the engine's own answer holds for an application without any.
+        """Return the figures of the replicas' reports; the engine's own answer holds for an application without any.
 
         Args:
             activities: of the replicas that answer.

@@ -33,7 +33,7 @@ class Histogram:
 
     @classmethod
     def of(cls, latencies_s: Iterable[float]) -> Histogram:
-        """Return a histogram of latencies in seconds; shorter ones count as 0.1 ms."""
+        """Return a histogram of latencies in seconds; those below 0.1 ms count as 0.1 ms."""
         seconds = np.fromiter(latencies_s, dtype=np.float64)
         buckets = np.ceil(np.log(np.maximum(seconds, _SHORTEST_S)) / math.log(GROWTH)).astype(int)
         return cls(Counter(buckets.tolist()))

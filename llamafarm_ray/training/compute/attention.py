@@ -200,14 +200,14 @@ def _mask_of(length: int, before: int, window: int | None, device: torch.device)
         window: number of tokens back that a token sees, itself included.
         device: of the mask.
     """
-    is_windowed = window is not None and length + before > window
+    is_windowed = bool(window) and length + before > (window or 0)
     if not before and not is_windowed:
         return None
     distance = torch.arange(before, before + length, device=device)[:, None] - torch.arange(
         before + length, device=device
     )
     seen = distance >= 0
-    return seen & (distance < window) if window is not None and is_windowed else seen
+    return seen & (distance < window) if window and is_windowed else seen
 
 
 def _mask(*args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> torch.Tensor | None:

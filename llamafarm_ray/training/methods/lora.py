@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoraMethod", "num_blocks"]
 
-_NUMBER = re.compile(r"\.(\d+)\.")  # peft's own rule finds a block's number so
+_NUMBER = re.compile(r".*\.[^.]*\.(\d+)\.")  # as peft finds a block's number
 _POOLER = r"(.*\.)?pooler(\..*)?"
 
 
@@ -116,7 +116,7 @@ class LoraMethod(PeftMethod):
 
 def num_blocks(module_names: Iterable[str]) -> int:
     """Return the number of a model's blocks, which are numbered in the names of their modules; 0 if none is."""
-    return max((int(number) + 1 for name in module_names for number in _NUMBER.findall(name)[:1]), default=0)
+    return max((int(number) + 1 for name in module_names for number in _NUMBER.findall(name)), default=0)
 
 
 def _is_end(target: str, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from llamafarm_ray.training.methods.base import check_saved_weights
 from llamafarm_ray.training.methods.peft_method import write_adapter
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
@@ -149,7 +150,7 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
     tokenizer = load_tokenizer(base)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in SAMPLE_PROMPTS]
     plain = load_model(base, dtype=torch.float32, task=task)
-    was_tied = _untie(plain)
+    was_tied = _untie(plain) if not _keeps_tie(adapter) else False
     model = load_adapter(plain, adapter).eval()
     expected = _outputs(model, inputs)
     merged = model.merge_and_unload(safe_merge=True)
@@ -180,6 +181,12 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
         _TOLERANCE,
         len(inputs),
     )
+
+
+def _keeps_tie(adapter: Path) -> bool:
+    """Return True if an adapter's configuration has peft change the embeddings and a tied head alike."""
+    values = read_adapter_config(adapter).values
+    return bool(values.get("trainable_token_indices") or values.get("ensure_weight_tying"))
 
 
 def _untie(model: PreTrainedModel) -> bool:
@@ -295,6 +302,7 @@ def combine_adapters(
     model = _load_adapters(base, dict(zip(names, adapters, strict=True)))
     # peft copies the first one's configuration, while the matrices it makes are scaled already.
     model.peft_config[names[0]].use_rslora = False
+    model.peft_config[names[0]].layers_to_transform = _layers_of_any(model.peft_config[name] for name in names)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.add_weighted_adapter(
@@ -322,6 +330,17 @@ def combine_adapters(
     return Combined(int(config.r), error)
 
 
+def _layers_of_any(configs: Iterable[PeftConfig]) -> list[int] | None:
+    """Return the blocks that any adapter changes; None: all."""
+    found: set[int] = set()
+    for config in configs:
+        layers = config.layers_to_transform
+        if layers is None:
+            return None
+        found.update([layers] if isinstance(layers, int) else layers)
+    return sorted(found)
+
+
 def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> PreTrainedModel:
     """Load a base model with adapters, each under its name."""
     (first, folder), *others = adapters.items()
@@ -336,11 +355,13 @@ def _error(model: PreTrainedModel, names: Sequence[str], weights: Sequence[float
     """See `Combined.error`."""
     apart = total = 0.0
     for module in model.modules():
-        if "combined" in getattr(module, "lora_A", {}):
-            parts = [(name, w) for name, w in zip(names, weights, strict=True) if name in module.lora_A]
-            expected = sum(module.get_delta_weight(name) * weight for name, weight in parts)
-            apart += float((module.get_delta_weight("combined") - expected).square().sum())
-            total += float(torch.as_tensor(expected).square().sum())
+        updates = getattr(module, "lora_A", {})
+        parts = [(name, weight) for name, weight in zip(names, weights, strict=True) if name in updates]
+        if parts:
+            expected = torch.as_tensor(sum(module.get_delta_weight(name) * weight for name, weight in parts))
+            found = module.get_delta_weight("combined") if "combined" in updates else torch.zeros_like(expected)
+            apart += float((found - expected).square().sum())
+            total += float(expected.square().sum())
     return float((apart / total) ** 0.5) if total else 0.0
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import ray.data
 
 from llamafarm_ray.capacity import machines
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import Config, MethodParameters
 from llamafarm_ray.config.sections.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import check_chat_template
@@ -256,7 +256,7 @@ def _facts(config: Config, chosen: Choices, batches: _Batches, *, rows: str, bas
     tuning = config.fine_tuning
     return {
         "method": chosen.method,
-        "parameters": chosen.parameters.model_dump(mode="json"),
+        "parameters": _decisive(chosen.parameters),
         "objective": tuning.objective,
         "objective_settings": tuning.objective_settings and tuning.objective_settings.model_dump(mode="json"),
         "precision": chosen.precision,
@@ -268,6 +268,14 @@ def _facts(config: Config, chosen: Choices, batches: _Batches, *, rows: str, bas
         "rows": rows,
         "base_model": base_digest,
     }
+
+
+def _decisive(parameters: MethodParameters) -> dict[str, object]:
+    """Return the parameters that decide what is learned; runs from before `layers_to_transform` adapted all blocks."""
+    values: dict[str, object] = parameters.model_dump(mode="json")
+    if isinstance(parameters.layers_to_transform, str):
+        del values["layers_to_transform"]
+    return values
 
 
 def check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:

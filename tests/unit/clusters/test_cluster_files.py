@@ -337,8 +337,9 @@ def test_of_a_node_whose_raylet_has_ended_nothing_is_left(machine, role):
         "worker.py --raylet-name=/x/sockets/raylet --y --gcs-address=192.0.2.1:6379",
     ]
     run = f'(exec -a "$program" sleep 60) </dev/null >/dev/null 2>&1 &\n echo $! >> {pids}'
-    started = "\n".join(f"program={shlex.quote(program)}\n{run}" for program in programs)
-    ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{started}\nsleep 0.1\nfi\n')
+    is_there = 'until tr "\\0" " " <"/proc/$!/cmdline" | grep -qF "$program"; do sleep 0.05; done'
+    started = "\n".join(f"program={shlex.quote(program)}\n{run}\n{is_there}" for program in programs)
+    ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{started}\nfi\n')
     done, _ = machine("start.sh", role, **({"RAY_HEAD_IP": "192.0.2.1"} if role == "worker" else {}))
     assert done.returncode == 0, done.stderr
     raylet, monitor, proxy, of_another_node, worker = processes = [*map(int, pids.read_text().split())]

@@ -37,6 +37,9 @@ def read(tmp_path, *records):
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"conversations": [FROM_USER], "chosen": FROM_GOOD, "rejected": FROM_BAD},
         {"instruction": "A llama?", "input": "", "chosen": "An animal.", "rejected": "A plant."},
+        {"prompt": "A llama?", "context": ["b"], "chosen": "An animal.", "rejected": "A plant."},
+        {"prompt": "A llama?", "instruction": "A llama?", "chosen": "An animal.", "rejected": "A plant."},
+        {"prompt": "Human: A llama? Assistant:", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     ],
 )
 def test_every_form_of_a_preference_is_the_same_row(tmp_path, record):
@@ -100,6 +103,12 @@ def test_text_and_system_prompts_are_read(tmp_path):
 def test_a_text_beside_a_prompt_stands_below_it_in_every_kind(tmp_path, key, answers):
     row = read(tmp_path, {"prompt": "Sum up.", key: "A llama is an animal.", **answers})[1][0]
     assert row["messages"][0]["content"] == "Sum up.\n\nA llama is an animal."
+
+
+def test_a_prompt_that_holds_the_text_beside_it_gets_it_once(tmp_path):
+    prompt = "Sum up.\n\nA llama is an animal."
+    record = {"prompt": prompt, "instruction": "Sum up.", "input": "A llama is an animal.", "chosen": "x"}
+    assert read(tmp_path, {**record, "rejected": "y"})[1][0]["messages"][0]["content"] == prompt
 
 
 def test_an_answer_that_is_given_twice_is_one(tmp_path):

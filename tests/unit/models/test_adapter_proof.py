@@ -120,6 +120,8 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(adapter, bas
         {"exclude_modules": r"(.*)*!"},
         {"rank_pattern": {r"([a-z._0-9]*)*!": 4}},
         {"target_modules": r"(([a-z_.0-9]+)+)+!", "bias": "all"},
+        {"modules_to_save": [r"([a-z._0-9]*)*!"]},
+        {"layers_pattern": [r"([a-z._0-9]*)*!"]},
     ],
 )
 def test_an_expression_that_would_hold_up_everybody_is_refused(adapter, base, monkeypatch, config):

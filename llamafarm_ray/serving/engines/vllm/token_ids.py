@@ -29,6 +29,6 @@ def bound_token_ids(client: AsyncLLM) -> None:
     if tokenizer is None or config.is_multimodal_model:
         return
     largest = config.get_vocab_size() - 1
-    if tokenizer.max_token_id > largest:
+    if 0 <= largest < tokenizer.max_token_id:  # configurations without a vocabulary have a size of 0
         known = type(tokenizer)
         tokenizer.__class__ = type(known.__name__, (known,), {"max_token_id": largest})

@@ -377,3 +377,22 @@ def test_a_format_that_would_lose_something_is_refused():
     messages = [Message("user", "Q?"), Message("assistant", "A.", train=False)]
     with pytest.raises(InputError, match="with tools or marks does not fit the format alpaca"):
         format_record(messages, "alpaca")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": chat(), "question": "Q?", "answer": ["A.", "a."]},
+        {
+            "messages": chat(
+                tool_calls=[{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+                function_call={"name": "f", "arguments": "{}"},
+            )
+        },
+        {"messages": chat(), "tools": [{"type": "function", "function": {"name": "f"}}], "functions": [{"name": "f"}]},
+    ],
+    ids=["several accepted answers", "calls in both forms", "tools in both forms"],
+)
+def test_one_thing_in_two_forms_is_read_once(tmp_path, record):
+    (messages,) = read_messages(write(tmp_path / "a.jsonl", [record]))
+    assert len(messages) == len(TURNS) * 2

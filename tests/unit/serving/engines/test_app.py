@@ -105,7 +105,9 @@ def test_a_chat_that_names_no_length_gets_the_room_there_is(server, parrot):
     assert parrot.asked[0].max_tokens == 256 - num_prompt
 
 
-@pytest.mark.parametrize(("template", "why"), [(LLAMA2, "Roles must alternate user and assistant"), (None, "refuses")])
+@pytest.mark.parametrize(
+    ("template", "why"), [(LLAMA2, "Roles must alternate user and assistant"), (None, "The model has no chat template")]
+)
 def test_a_template_that_refuses_a_chat_says_why_without_the_servers_path_or_the_clients_words(template, why):
     tokenizer = make_tiny_tokenizer(template)
     tokenizer.name_or_path = "/srv/models/secret-base"

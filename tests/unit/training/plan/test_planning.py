@@ -98,6 +98,9 @@ def test_on_a_cpu_the_upper_blocks_learn_what_the_base_model_asked(base_model, t
     assert layers_chosen(deep, reasons=reasons) == (2, 3, 4, 5, 6)
     assert any("The 5 upper of 7 blocks are adapted" in reason for reason in reasons)
     assert layers_chosen(deep, method="full") == "auto"
+    assert layers_chosen(deep, method="hybrid_lora_adapter") == "auto"
+    assert layers_chosen(deep, target_modules=["layers.0.self_attn.q_proj"]) == "auto"
+    assert layers_chosen(deep, rank_pattern={"layers.0.self_attn.q_proj": 4}) == "auto"
     assert layers_chosen(deep, passes=1) == "auto"
     assert layers_chosen(deep, num_gpus=1) == "auto"
     assert layers_chosen(deep, layers_to_transform="all") == "all"

@@ -263,6 +263,22 @@ def test_adapters_of_other_kinds_or_bases_are_not_combined(shared, registry, tmp
             combine(registry, [str(shared / "a"), str(tmp_path / name)], tmp_path / "out")
 
 
+@pytest.mark.parametrize("order", [("upper", "a"), ("a", "upper")])
+def test_adapters_of_other_blocks_are_combined_whole(shared, registry, tmp_path, order):
+    upper = make_adapter(shared / "base", tmp_path / "upper", seed=2, r=4, layers_to_transform=(1,))
+    parts = [upper if name == "upper" else shared / name for name in order]
+    combined = combine(registry, [str(part) for part in parts], tmp_path / "out", weights=[0.7, 0.5])
+    assert combined.check.error < 1e-4
+    found, (first, second) = (
+        updates(shared / "base", tmp_path / "out"),
+        (updates(shared / "base", one) for one in parts),
+    )
+    assert found.keys() == first.keys() | second.keys()
+    for layer, update in found.items():
+        expected = 0.7 * first.get(layer, torch.zeros(())) + 0.5 * second.get(layer, torch.zeros(()))
+        assert torch.allclose(update, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("order", [("a", "broken"), ("broken", "a")])
 def test_an_adapter_without_some_of_its_tensors_is_not_combined(shared, registry, tmp_path, order):
     broken = shutil.copytree(shared / "b", tmp_path / "broken")
