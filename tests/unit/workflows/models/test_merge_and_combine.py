@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from method_models import output, randomise, trained, wrapped
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_adapters import change_tensors
 from tiny_model import make_tiny_model
@@ -107,6 +107,22 @@ def test_a_head_that_is_tied_to_the_embeddings_is_untied_where_one_of_them_is_ch
     assert torch.allclose(logits(tmp_path / "out"), logits(base, tmp_path / "adapter"), atol=1e-4)
     assert LlamaConfig.from_pretrained(tmp_path / "out").tie_word_embeddings is is_tied
     assert ("lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")) is not is_tied
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_rows_of_tied_embeddings_that_an_adapter_learned_change_the_head_too(registry, tmp_path):
+    base = make_tiny_model(tmp_path / "base")
+    LlamaForCausalLM(LlamaConfig.from_pretrained(base, tie_word_embeddings=True)).save_pretrained(base)
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, trainable_token_indices=[1, 2, 3])
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.add_(1.0)
+    model.save_pretrained(tmp_path / "adapter")
+    merge(registry, str(tmp_path / "adapter"), tmp_path / "out", base_model=str(base))
+    plain = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
+    assert torch.allclose(logits(tmp_path / "out"), output(plain), atol=1e-4)
 
 
 def test_the_format_is_the_bases_own_or_the_one_asked_for(shared, registry, tmp_path):
