@@ -74,17 +74,6 @@ class Batch:
     num_shared: int = 0
 
     @property
-    def key_bounds(self) -> torch.Tensor | None:
-        """Bounds of the keys that each part between ``bounds`` attends to, were they one after another.
-
-        Every sequence attends to the shared prefix too, so with one there are more keys than tokens.
-        """
-        if self.bounds is None or not self.num_shared:
-            return self.bounds
-        parts = torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device)
-        return self.bounds + self.num_shared * (parts - 1).clamp(min=0)
-
-    @property
     def num_rows(self) -> int:
         """Dataset rows; 0 for the batch of a worker that has none left."""
         return len(self.sequences_per_row)

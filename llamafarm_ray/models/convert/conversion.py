@@ -21,6 +21,7 @@ from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
 from llamafarm_ray.models.convert.measure import (
     Bound,
     Difference,
+    Outputs,
     check_difference,
     compare,
     measured_inputs,
@@ -37,7 +38,7 @@ from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.storage.formats.safetensors import read_tensors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "DTYPES",
@@ -167,22 +168,32 @@ def convert_model(
             on_progress=lambda share: on_stage("writing", share),
         )
     else:
-        _write_weights(model, output, DTYPES[chosen])
-        _write_tokenizer(tokenizer, source, output)
+        _write_folder(model, tokenizer, source, output, DTYPES[chosen])
     _write_documents(source, documents, output)
     config = model.config
     del model
     gc.collect()  # a large model need not be in memory twice
     on_stage("measuring the result", 0.0)
-    model, read_back, _ = read_model(output / GGUF_NAME if target == "gguf" else output)
-    check_tokens(inputs, measured_inputs(read_back, config))
-    after = run_model(model, inputs)
-    difference = compare(before, after)
+    written = output / GGUF_NAME if target == "gguf" else output
+    difference, clear_tokens = _compared(written, inputs, config, before)
     if bounded:
         check_difference(difference, bound_of(target, chosen), converted=f"The model in {target} at {chosen}")
-    return Conversion(
-        target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens, len(samples)
-    )
+    tokens = tuple(tuple(ids.tolist()) for ids in inputs)
+    return Conversion(target, chosen, difference, tokens, clear_tokens, len(samples))
+
+
+def _compared(
+    written: Path, inputs: Sequence[torch.Tensor], config: PreTrainedConfig, before: Outputs
+) -> tuple[Difference, tuple[int, ...]]:
+    """Return the difference of a written model's answers from its source's, and the clear tokens of each text.
+
+    Raises:
+        IntegrityError: its tokenizer splits texts into other tokens.
+    """
+    model, tokenizer, _ = read_model(written)
+    check_tokens(inputs, measured_inputs(tokenizer, config))
+    after = run_model(model, inputs)
+    return compare(before, after), after.clear_tokens
 
 
 def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -212,10 +223,13 @@ def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, 
     return model.eval(), load_tokenizer(source), own
 
 
-def _write_weights(model: PreTrainedModel, output: Path, dtype: torch.dtype) -> None:
+def _write_folder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Path, output: Path, dtype: torch.dtype
+) -> None:
     model.to(dtype).config.use_cache = True
     quiet_libraries()  # saving imports DeepSpeed
     model.save_pretrained(str(output))
+    _write_tokenizer(tokenizer, source, output)
 
 
 def write_companions(

@@ -5,13 +5,15 @@ interface, which transformers passes on to attention functions). In half precisi
 does all of them; elsewhere each sequence is attended to by itself with torch's fused kernel. So nothing is padded, no
 T x T mask is built, and a sequence's result is the one it has alone.
 
-Where all sequences begin with the same tokens, such as a system prompt, those may come once, before them. The bounds
-of the keys then say that each sequence attends to them and to itself.
+Where all sequences begin with the same tokens, such as a system prompt, those may come once, before them, and each
+sequence attends to them and to itself.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,8 +49,8 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
-    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """An attention function in transformers' form.
@@ -64,10 +66,9 @@ def packed_attention(
         sliding_window: number of tokens back that a token sees, itself included.
         cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
             transformers' own function does it.
-        cu_seq_lens_k: bounds of the keys that each sequence attends to, as FlashAttention takes them: those of the
-            first sequence and then its own, where the first is a prefix that the others share. None means
-            ``cu_seq_lens_q``.
         max_length_q: tokens of the longest packed sequence.
+        max_length_k: keys that it attends to, as FlashAttention counts them: more than ``max_length_q`` where the
+            first sequence is a prefix that the others share.
         kwargs: further arguments of models.
 
     Returns:
@@ -81,67 +82,70 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output, None
+    _refuse_unknown_terms(module, kwargs)
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # rotary positions and norms leave fp32 behind
+        query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
+    has_prefix = max_length_q is not None and max_length_k is not None and max_length_k > max_length_q
+    has_kernel = query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and not has_prefix
+    packed = _Packed(
+        cu_seq_lens_q,
+        longest=max_length_q or 0,
+        num_shared=int(cu_seq_lens_q[1]) if has_prefix else 0,
+        dropout=dropout,
+        scaling=scaling,
+        window=sliding_window,
+        is_causal=bool(getattr(module, "is_causal", True)),
+    )
+    attend = _flash_attention if has_kernel and packed.longest else _attention_by_sequence
+    return attend(query, key, value, packed), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Layout of packed sequences, and terms of their attention.
+
+    Args:
+        bounds: of the sequences, int32 of shape (S + 1,).
+        longest: tokens of the longest one; 0 where it is not known.
+        num_shared: tokens of the first sequence, if it is a prefix that the others share; else 0.
+        dropout: of the attention's weights.
+        scaling: of the scores.
+        window: number of tokens back that a token sees, itself included.
+        is_causal: True if a token sees none after it.
+    """
+
+    bounds: torch.Tensor
+    longest: int
+    num_shared: int
+    dropout: float
+    scaling: float | None
+    window: int | None
+    is_causal: bool
+
+
+def _refuse_unknown_terms(module: torch.nn.Module, terms: Mapping[str, object]) -> None:
     for term in _UNKNOWN_TERMS:
-        if kwargs.get(term) is not None:
+        if terms.get(term) is not None:
             raise UnsupportedError(
                 f"{type(module).__name__} adds {term!r} to its attention, which packed rows can't have.",
                 hint="Set fine_tuning.training.padding_free to false.",
             )
-    is_causal = bool(getattr(module, "is_causal", True))
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # rotary positions and norms leave fp32 behind
-        query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
-    num_shared = _num_shared(cu_seq_lens_q, cu_seq_lens_k)
-    has_kernel = query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and not num_shared
-    if has_kernel and max_length_q is not None:
-        output = _flash_attention(
-            query, key, value, cu_seq_lens_q, max_length_q, scaling=scaling, window=sliding_window, is_causal=is_causal
-        )
-        return output, None
-    output = _attention_by_sequence(
-        query,
-        key,
-        value,
-        cu_seq_lens_q,
-        num_shared=num_shared,
-        dropout=dropout,
-        scaling=scaling,
-        window=sliding_window,
-        is_causal=is_causal,
-    )
-    return output, None
 
 
-def _num_shared(bounds: torch.Tensor, key_bounds: torch.Tensor | None) -> int:
-    """Return the number of tokens of the prefix that all sequences attend to; 0 without one."""
-    if key_bounds is None or key_bounds is bounds or int(key_bounds[-1]) == int(bounds[-1]):
-        return 0
-    return int(bounds[1])
-
-
-def _flash_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
-    *,
-    scaling: float | None,
-    window: int | None,
-    is_causal: bool,
-) -> torch.Tensor:
+def _flash_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: _Packed) -> torch.Tensor:
     """All packed sequences in one kernel."""
-    back = -1 if window is None else window - 1
+    back = -1 if packed.window is None else packed.window - 1
     queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
     output = varlen_attn(
         queries,
         keys,
         values,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(back, 0 if is_causal else back),
+        packed.bounds,
+        packed.bounds,
+        packed.longest,
+        packed.longest,
+        scale=packed.scaling,
+        window_size=(back, 0 if packed.is_causal else back),
         enable_gqa=query.shape[1] > key.shape[1],
     )
     assert isinstance(output, torch.Tensor)  # a pair only where more is asked for
@@ -149,38 +153,29 @@ def _flash_attention(
 
 
 def _attention_by_sequence(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    *,
-    num_shared: int,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
-    is_causal: bool,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: _Packed
 ) -> torch.Tensor:
     """Each packed sequence by itself, with torch's fused kernel."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    shared = key[:, :, :num_shared], value[:, :, :num_shared]
+    shared = key[:, :, : packed.num_shared], value[:, :, : packed.num_shared]
     outputs = []
-    for number, (start, end) in enumerate(itertools.pairwise(bounds.tolist())):
+    for number, (start, end) in enumerate(itertools.pairwise(packed.bounds.tolist())):
         keys, values = key[:, :, start:end], value[:, :, start:end]
-        before = num_shared if number else 0
+        before = packed.num_shared if number else 0
         if before:
             keys, values = torch.cat([shared[0], keys], dim=2), torch.cat([shared[1], values], dim=2)
-        mask = _mask_of(end - start, before, window, query.device) if is_causal else None
+        mask = _mask_of(end - start, before, packed.window, query.device) if packed.is_causal or packed.window else None
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:end],
                 keys,
                 values,
                 attn_mask=mask,
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=is_causal and mask is None,
+                dropout_p=packed.dropout,
+                scale=packed.scaling,
+                is_causal=packed.is_causal and mask is None,
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()

@@ -43,8 +43,8 @@ def inputs_of(batch: Batch) -> dict[str, object]:
         inputs |= {
             "position_ids": batch.position_ids,
             "cu_seq_lens_q": batch.bounds,
-            "cu_seq_lens_k": batch.key_bounds,
-            "max_length_q": batch.longest,
+            "cu_seq_lens_k": batch.bounds,
+            "max_length_q": max(batch.num_shared, batch.longest - batch.num_shared),
             "max_length_k": batch.longest,
             "use_cache": False,
         }
