@@ -127,11 +127,7 @@ class _Run:
         self._place = _find_place(job.distributed.cpus_per_worker)
         self._objective = find_objective(job.objective, job.objective_settings)
         self._method = find_method(job.method)(job.parameters)
-        self._layout = Layout(
-            job.packed,
-            load_tokenizer(job.base_model).pad_token_id,
-            shares_prefix=self._place.device.type == "cpu",
-        )
+        self._layout = _layout(job, self._place.device)
         self._store = CheckpointStore(
             Location(job.checkpoints, is_patient=True),
             fingerprint=job.fingerprint,
@@ -307,6 +303,12 @@ class _Run:
             ),
             devices=Devices(gpu or "cpu", self._place.num_workers),
         )
+
+
+def _layout(job: TrainingJob, device: torch.device) -> Layout:
+    """Return the layout of a run's micro-batches; the kernel of GPUs takes no shared prefix."""
+    pad_id = load_tokenizer(job.base_model).pad_token_id
+    return Layout(job.packed, pad_id, shares_prefix=device.type == "cpu")
 
 
 def _is_patience_over(state: RunState, patience: int | None) -> bool:

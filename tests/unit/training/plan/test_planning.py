@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from llamafarm_ray.config import parse_config
+from llamafarm_ray.config import MethodParameters, parse_config
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.training.checkpoints import RunState, StoredCheckpoint
@@ -11,10 +13,10 @@ from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.plan.choosing import choose
 from llamafarm_ray.training.plan.job import RunFolder
 from llamafarm_ray.training.plan.learning_rate import choose_learning_rate
-from llamafarm_ray.training.plan.planning import _checkpoint_uri
+from llamafarm_ray.training.plan.planning import _checkpoint_uri, _decisive
 from llamafarm_ray.training.plan.resources import WorkerResources
 from llamafarm_ray.training.schedule import Schedule
-from llamafarm_ray.training.worker import _Run
+from llamafarm_ray.training.worker import _layout, _Run
 
 
 def test_checkpoints_lie_in_the_run_s_folder_unless_a_place_is_named(tmp_path):
@@ -106,6 +108,18 @@ def test_on_a_cpu_the_upper_blocks_learn_what_the_base_model_asked(base_model, t
     assert layers_chosen(deep, layers_to_transform="all") == "all"
     assert layers_chosen(deep, layers_to_transform=[0, 1]) == (0, 1)
     assert layers_chosen(inspect_architecture(base_model)) == "auto"  # two blocks are few
+
+
+@pytest.mark.parametrize("layers", ["auto", "all"])
+def test_a_run_from_before_layers_could_be_chosen_goes_on(layers):
+    assert "layers_to_transform" not in _decisive(MethodParameters(layers_to_transform=layers))
+    assert _decisive(MethodParameters(layers_to_transform=(3,)))["layers_to_transform"] == [3]
+
+
+@pytest.mark.parametrize(("device", "shares_prefix"), [("cpu", True), ("cuda", False)])
+def test_prefixes_are_shared_on_cpus(base_model, device, shares_prefix):
+    layout = _layout(SimpleNamespace(packed=True, base_model=base_model), torch.device(device))
+    assert (layout.packed, layout.shares_prefix) == (True, shares_prefix)
 
 
 @pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])
