@@ -4,8 +4,19 @@ from __future__ import annotations
 
 __all__ = ["UNREADABLE", "first_line"]
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
-"""Errors of transformers for a folder it can't read."""
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Errors of transformers and peft for a folder that they can't read."""
 
 
 def first_line(error: BaseException) -> str:

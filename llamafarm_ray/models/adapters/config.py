@@ -17,7 +17,7 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["VECTORS", "WEIGHTS", "AdapterConfig", "adapter_type", "read_adapter_config"]
+__all__ = ["VECTORS", "WEIGHTS", "AdapterConfig", "read_adapter_config"]
 
 WEIGHTS = "adapter_model.safetensors"
 """The file that peft and vLLM read an adapter's weights from."""
@@ -96,27 +96,23 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise InputError(f"The adapter has no {WEIGHTS}; it has {found}.", hint=f"Save its weights as {WEIGHTS}.")
     peft_type = values["peft_type"]
     _number("adapter_scale", values.get("adapter_scale", 1.0))
+    _check_names(values)
     return _lora(values, peft_type) if peft_type in _LORA_TYPES else AdapterConfig(values, peft_type)
 
 
-def adapter_type(folder: Path) -> str:
-    """Return the adapter's method as peft spells it: ``LORA``, ``BOTTLENECK``, ``PREFIX_TUNING``, ...
-
-    Raises:
-        InputError: the folder is no adapter.
-    """
-    return read_adapter_config(folder).peft_type
+def _check_names(values: Mapping[str, object]) -> None:
+    """Check the keys that name modules, which most methods have."""
+    for key in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        if not _is_names(values.get(key), or_pattern=key != "modules_to_save"):
+            raise _wrong(key, values[key], "a list of module names")
+        if isinstance(pattern := values.get(key), str):
+            _check_pattern(key, pattern)
 
 
 def _lora(values: Mapping[str, object], peft_type: str) -> AdapterConfig:
     for key in ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"):
         if type(values.get(key) or False) is not bool:
             raise _wrong(key, values[key], "true or false")
-    for key in ("target_modules", "exclude_modules", "modules_to_save"):
-        if not _is_names(values.get(key), or_pattern=key != "modules_to_save"):
-            raise _wrong(key, values[key], "a list of module names")
-        if isinstance(pattern := values.get(key), str):
-            _check_pattern(key, pattern)
     if values.get("bias", "none") not in {"none", "all", "lora_only"}:
         raise _wrong("bias", values["bias"], "none, all or lora_only")
     if values.get("lora_alpha", 8) == 0:

@@ -37,6 +37,7 @@ _BEYOND_PLAIN = (
     "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
+    "velora_config",
 )
 
 

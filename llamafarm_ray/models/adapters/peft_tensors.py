@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["expected_of_peft"]
 
+_WITHOUT_WEIGHTS = re.compile(r"\bmeta tensors?\b", re.IGNORECASE)
+"""Words of torch where a value is asked for of a tensor that has none."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out")
 
 
@@ -65,12 +68,27 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
             state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         _check_parameters(wrapped, config)
     except UNREADABLE as error:
-        raise InputError(
-            f"Its adapter_config.json does not fit the base model: {first_line(error)}",
-            hint="Check that the base model is the one it was trained on.",
-        ) from error
+        raise _as_input_error(error, said.peft_type) from error
     required = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return Expected(required, _embeddings(plain))
+
+
+def _as_input_error(error: Exception, peft_type: str) -> InputError:
+    """Return the refusal for an error of peft, which may be of the adapter or of peft itself."""
+    if isinstance(error, ImportError):
+        return InputError(
+            f"Adapters of type {peft_type} need a package that is not installed: {first_line(error)}",
+            hint="Install it beside llamafarm, on every machine that serves the adapter.",
+        )
+    if _WITHOUT_WEIGHTS.search(str(error)):
+        return InputError(
+            f"The adapter is of type {peft_type}, which can't be proved: peft puts it onto no model without weights.",
+            hint="Train one of the methods of `fine_tuning.method`.",
+        )
+    return InputError(
+        f"Its adapter_config.json does not fit the base model: {first_line(error)}",
+        hint="Check that the base model is the one it was trained on.",
+    )
 
 
 def _check_type(peft_type: str) -> None:

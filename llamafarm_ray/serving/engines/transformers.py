@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from llamafarm_ray.errors import DeploymentError, InputError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled
+from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
 from llamafarm_ray.models.processor import matmul_dtype
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of, read_pooling
@@ -98,19 +99,24 @@ class _SharedBase:
             InputError: the adapter does not fit.
             DeploymentError: loading it changed the base's weights, which are put right again.
         """
-        model = self._model if folder is None else self._adapted(folder)
-        version: LanguageModel
-        if self._task == "embedding":
-            version = _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
-        else:
-            version = _Writer(model, self._longest)
+        version = self._around(self._model, None) if folder is None else self._adapted(folder)
         version.num_tokens = self._model.get_input_embeddings().weight.shape[0]
         return version
 
-    def _adapted(self, folder: Path) -> PreTrainedModel:
-        """Put an adapter onto modules of its own, and see that the tensors that all versions share stay as they are."""
+    def _around(self, model: PreTrainedModel, folder: Path | None) -> LanguageModel:
+        if self._task == "embedding":
+            return _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
+        return _Writer(model, self._longest)
+
+    def _adapted(self, folder: Path) -> LanguageModel:
+        """Put an adapter onto modules of its own, and see that the tensors that all versions share stay as they are.
+
+        A token is computed, since some methods of peft write at their first computation only.
+        """
         try:
-            return load_adapter(self._shared.twin(), folder, shared=True).eval()
+            version = self._around(load_adapter(self._shared.twin(), folder, shared=True).eval(), folder)
+            _compute_a_token(version)
+            return version
         finally:
             if changed := self._shared.changed():
                 self._shared.restore(lambda: load_model(self._folder, dtype=self._dtype, task=self._task))
@@ -179,6 +185,25 @@ class _Encoder(LanguageModel):
         hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         vector: list[float] = pooled(hidden, mask, self._pooling)[0].tolist()
         return vector
+
+
+@torch.inference_mode()
+def _compute_a_token(version: LanguageModel) -> None:
+    """Run a version once.
+
+    Raises:
+        InputError: it can't compute.
+    """
+    try:
+        if isinstance(version, _Writer):
+            version.logits([0], version.new_cache(), all_of_them=False)
+        elif isinstance(version, _Encoder):
+            version.embed([0])
+    except UNREADABLE as error:
+        raise InputError(
+            f"The adapter can't be computed with: {first_line(error)}",
+            hint="Check that the base model is the one it was trained on, and that peft computes with the adapter.",
+        ) from error
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig
 
 from llamafarm_ray.errors import IntegrityError, UnsupportedError, UserError
-from llamafarm_ray.models.adapters import adapter_type, add_adapter, load_adapter, read_adapter_config
+from llamafarm_ray.models.adapters import add_adapter, load_adapter, read_adapter_config, why_not_merged
 from llamafarm_ray.models.folder import TOKENIZER_FILES
+from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training.methods.base import check_saved_weights
@@ -64,12 +65,6 @@ _OF_EQUAL_RANKS = ("linear", *_WITH_DENSITY)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLERANCE = 1e-4
 """Relative tolerance of numbers that are equal but for the order of sums in fp32."""
-_UNMERGEABLE = {
-    "BOTTLENECK": "bottleneck adapters are networks of their own, with a non-linearity that no weight can stand for",
-    "HYBRID_LORA_ADAPTER": "its bottleneck adapters are networks of their own, with a non-linearity that no weight can "
-    "stand for",
-    "PREFIX_TUNING": "a prefix is a piece of every sequence, not of the weights",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +108,10 @@ def check_mergeable(adapter: Path) -> None:
         InputError: the folder is no adapter.
         UnsupportedError: it is of another type.
     """
-    kind = adapter_type(adapter)
-    if kind != "LORA":
-        reason = _UNMERGEABLE.get(kind, f"adapters of type {kind} are not known here")
+    if reason := why_not_merged(read_adapter_config(adapter)):
         raise UnsupportedError(
-            f"{adapter} can't be merged: {reason}.", hint="Serve the adapter beside its base model, or train with lora."
+            f"{adapter} can't be merged: {reason}.",
+            hint="Serve it beside its base model, where an engine serves it, or train with lora.",
         )
 
 
@@ -153,7 +147,7 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
     was_tied = _untie(plain) if not _keeps_tie(adapter) else False
     model = load_adapter(plain, adapter).eval()
     expected = _outputs(model, inputs)
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = _merged(model, adapter)
     if was_tied:
         _tie_if_equal(merged)
     largest = max(float(tensor.abs().max()) for tensor in expected)
@@ -181,6 +175,16 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
         _TOLERANCE,
         len(inputs),
     )
+
+
+def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """Return the plain model with the adapter's update in its weights."""
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except UNREADABLE as error:
+        raise UnsupportedError(
+            f"{adapter} can't be merged: {first_line(error)}", hint="Serve the adapter beside its base model."
+        ) from error
 
 
 def _keeps_tie(adapter: Path) -> bool:

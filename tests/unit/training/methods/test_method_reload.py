@@ -8,7 +8,7 @@ from method_models import IDS, make_model, output, randomise, reload, trained, w
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import InputError, IntegrityError
-from llamafarm_ray.models.adapters import adapter_type, load_adapter
+from llamafarm_ray.models.adapters import load_adapter, read_adapter_config
 from llamafarm_ray.models.loading import load_model
 
 PATTERN = {"layers.0.self_attn.q_proj": 8, r"(gate|up)_proj": 2}
@@ -52,7 +52,7 @@ def test_plain_peft_gives_the_live_models_logits(llama, tmp_path, case):
     folder = save(method, model, tmp_path / "adapter")
     assert float((output(reload(llama, folder)) - expected).abs().max()) < 1e-5
     assert float((output(load_model(llama, dtype=torch.float32)) - expected).abs().max()) > 1e-2
-    assert adapter_type(folder) == PEFT_TYPES[name]
+    assert read_adapter_config(folder).peft_type == PEFT_TYPES[name]
 
 
 @pytest.mark.parametrize("case", CASES)
