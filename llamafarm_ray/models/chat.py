@@ -33,6 +33,17 @@ __all__ = [
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""Errors of a template that refuses a chat, or that meets one it was not written for."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenisedChat:
@@ -89,7 +100,7 @@ def render_chat(
     given = {"tools": json.loads(tools)} if tools else {}
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer, **given)
-    except jinja2.TemplateError as error:
+    except _TEMPLATE_ERRORS as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} refuses a chat of the roles {roles}: {error}",

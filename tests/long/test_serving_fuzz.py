@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from adapters import make_adapter
+from chat_shapes import LARGE, RAW, SHAPES, body_of
+from e2e_tools import ROOT
 from process_tools import titled
-from sampling_values import CHAT, COMPLETION, ELSEWHERE, alone_and_in_pairs
-from tiny_model import make_tiny_model
+from sampling_values import CHAT, COMPLETION, ELSEWHERE, TOOLS, alone_and_in_pairs
+from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import open_registry
@@ -100,3 +103,67 @@ def test_none_ends_the_engine_or_is_a_fault_of_the_server(url, route, part):
             ]
             assert titled("VLLM::EngineCor") == [engine], f"the engine has ended; {wrong[:20]}"
     assert wrong == []
+
+
+def odd_bodies():
+    """Chats of every shape, for the version and for its base, alone and with tools."""
+    for shape, messages in {**SHAPES, **LARGE}.items():
+        for model in ("bot:1.0.0", "tiny"):
+            yield shape, body_of(messages, model)
+        yield f"{shape}, with tools", body_of(messages, "tiny", tools=TOOLS)
+        yield (
+            f"{shape}, as parts",
+            body_of(messages, "tiny", chat_template_kwargs={"enable_thinking": True}, stream=True),
+        )
+    yield from ((name, body.replace("MODEL", "tiny").encode()) for name, body in RAW.items())
+
+
+def tokens_beyond(size):
+    """Prompts of token ids of which one is no token: at the edge, far beyond, and below zero."""
+    for beyond in (size, size + 1, 2 * size, 2**31 - 1, 2**31, 2**63, -1):
+        for place in (0, 100, 199):
+            prompt = [5] * 200
+            prompt[place] = beyond
+            yield str(beyond), prompt
+
+
+def is_told(response):
+    """Return whether a request was answered, or refused with words that show nothing of the server."""
+    if not is_answered_or_refused(response.status_code):
+        return False
+    if response.status_code == 200:
+        return 'data: {"error"' not in response.text
+    error = response.json()["error"]
+    words = ("Traceback", "site-packages", str(ROOT), tempfile.gettempdir())
+    return bool(error["message"]) and not any(word in error["message"] for word in words)
+
+
+def test_no_shape_of_a_chat_and_no_token_ends_the_engine_under_load(url):
+    [engine] = titled("VLLM::EngineCor")
+    headers = {"content-type": "application/json"}
+    with httpx.Client(timeout=300) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+
+        def chat(body):
+            return client.post(f"{url}/chat/completions", content=body, headers=headers)
+
+        def complete(prompt):
+            body = {"model": "tiny", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+            return client.post(f"{url}/completions", json=body)
+
+        fine = complete([5, 6, 7]).json()["choices"][0]["text"]
+        odd = list(odd_bodies())
+        beyond = list(tokens_beyond(len(make_tiny_tokenizer())))
+        asked = [pool.submit(chat, body) for _, body in odd]
+        refused = [pool.submit(complete, prompt) for _, prompt in beyond]
+        others = [pool.submit(complete, [5, 6, 7]) for _ in range(50)]
+        wrong = [
+            (shape, one.result().status_code, one.result().text[:300])
+            for (shape, _), one in zip(odd, asked, strict=True)
+            if not is_told(one.result())
+        ]
+        statuses = {(name, one.result().status_code) for (name, _), one in zip(beyond, refused, strict=True)}
+        texts = {one.result().json()["choices"][0]["text"] for one in others}
+    assert titled("VLLM::EngineCor") == [engine], wrong[:20]
+    assert wrong == []
+    assert {status for _, status in statuses} == {400}, statuses
+    assert texts == {fine}
