@@ -76,8 +76,10 @@ def list_versions(
 
 
 def _readable(registry: RegistryApi) -> set[str]:
-    """Return the namespaces with models that the caller may read; that of models without one is empty text."""
+    """Return the namespaces that the caller may read, with models or without; that of no namespace is empty text."""
     namespaces = {ModelRef(name).namespace for name in registry.state.models} | {""}
+    granted = (space for principal in registry.state.principals.values() for space in principal.grants)
+    namespaces |= {space for space in granted if space != EVERY_NAMESPACE}
     return {namespace for namespace in namespaces if registry.may(Action.READ, namespace)}
 
 
