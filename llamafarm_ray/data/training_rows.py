@@ -23,7 +23,6 @@ are described in `llamafarm_ray.data.formats.chats`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,7 +39,7 @@ from llamafarm_ray.data.formats.chats import (
     with_earlier,
 )
 from llamafarm_ray.data.formats.turns import RecordError, parse_turns, required_text
-from llamafarm_ray.data.formats.values import check_agree, is_empty, kind_name, parsed_list, turns_in
+from llamafarm_ray.data.formats.values import NUMBERED_NEGATIVE, check_agree, is_empty, kind_name, parsed_list, turns_in
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 
@@ -60,7 +59,6 @@ __all__ = [
 KindName = Literal["chat", "preference", "judgement", "match", "text"]
 Row = dict[str, Any]
 
-_NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
 _ORIGIN = ("document", "document_digest", "passage", "provenance", "pii")
 _SOURCE = tuple(ROW_SCHEMA.field(name) for name in _ORIGIN)
 _ID, _MESSAGES = ROW_SCHEMA.field("id"), ROW_SCHEMA.field("messages")
@@ -253,7 +251,9 @@ def _judged_turns(record: Mapping[str, object]) -> list[Message]:
 
 def _read_match(record: Mapping[str, object]) -> Iterator[Row]:
     is_query = "query" in record
-    for key in ("anchor", "positive", "negatives", "negative") if is_query else ("pos", "neg"):
+    # sentence-transformers: "negative", or "negative_1", "negative_2", ...
+    numbered = sorted(filter(NUMBERED_NEGATIVE.fullmatch, record), key=lambda key: (len(key), key))
+    for key in ("anchor", "positive", "negatives", "negative", *numbered) if is_query else ("pos", "neg"):
         if not is_empty(record.get(key)):
             form = "'query' and 'pos'" if is_query else "'anchor' and 'positive'"
             raise RecordError(f"has {form}, and '{key}' of another form; keep one.")
@@ -266,8 +266,6 @@ def _read_match(record: Mapping[str, object]) -> Iterator[Row]:
         yield from (match_row(query, positive, negatives) for positive in positives)
         return
     negatives = _texts(record, "negatives")
-    # sentence-transformers: "negative", or "negative_1", "negative_2", ...
-    numbered = sorted(filter(_NUMBERED_NEGATIVE.fullmatch, record), key=lambda key: (len(key), key))
     negatives += [required_text(record, key) for key in ("negative", *numbered) if record.get(key)]
     yield match_row(required_text(record, "anchor"), required_text(record, "positive"), negatives)
 

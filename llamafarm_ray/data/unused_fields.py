@@ -8,7 +8,7 @@ from typing import Any
 
 from llamafarm_ray.data.formats.chats import question_and_answer
 from llamafarm_ray.data.formats.turns import TURN_KEYS
-from llamafarm_ray.data.formats.values import RecordError, is_empty, turns_in
+from llamafarm_ray.data.formats.values import NUMBERED_NEGATIVE, RecordError, is_empty, turns_in
 
 __all__ = ["UnusedFields", "has_images", "unused_fields"]
 
@@ -28,7 +28,6 @@ _BY_KIND: Mapping[str, frozenset[str]] = {
     "match": frozenset({"anchor", "positive", "negatives", "negative", "query", "pos", "neg"}),
     "text": frozenset({"text"}),
 }
-_NUMBERED = "negative_"
 
 
 def has_images(row: Mapping[str, Any]) -> bool:
@@ -55,7 +54,7 @@ def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, object]
     others = (
         str(name)
         for name, value in record.items()
-        if name not in used and not is_empty(value) and not (kind == "match" and str(name).startswith(_NUMBERED))
+        if name not in used and not is_empty(value) and not (kind == "match" and NUMBERED_NEGATIVE.fullmatch(str(name)))
     )
     return (*others, *_beside_turns(record), *images)
 

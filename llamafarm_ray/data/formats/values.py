@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "NUMBERED_NEGATIVE",
     "RecordError",
     "check_agree",
     "is_empty",
@@ -15,6 +17,9 @@ __all__ = [
     "text_of",
     "turns_in",
 ]
+
+NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
+"""Names of the columns of further negatives, as sentence-transformers has them."""
 
 
 class RecordError(Exception):

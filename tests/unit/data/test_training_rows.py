@@ -174,6 +174,7 @@ def test_a_preference_of_whole_chats_holds_its_prompt_whatever_stands_beside_it(
         ({**JUDGEMENT, "output": "z"}, "has 'completion' and 'output', which differ; keep one"),
         ({"messages": [USER, GOOD], "output": "z", "label": True}, "in 'output' a text that is none of them"),
         ({**MATCH, "neg": ["c"]}, "has 'anchor' and 'positive', and 'neg' of another form"),
+        ({"query": "a", "pos": ["b"], "negative_1": "c"}, "has 'query' and 'pos', and 'negative_1' of another form"),
         ({"query": "a", "pos": ["b"], "negatives": ["c"]}, "has 'query' and 'pos', and 'negatives' of another form"),
     ],
 )

@@ -24,6 +24,8 @@ TURNS = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": 
         ({"prompt": "When?", "chosen": "At 9.", "rejected": "At 8.", "margin": 2}, ("margin",)),
         ({"question": "When?", "answer": "At 9.", "label": True, "by": "ann"}, ("by",)),
         ({"anchor": "When?", "positive": "At 9.", "negative_1": "At 8.", "split": "a"}, ("split",)),
+        ({"anchor": "When?", "positive": "At 9.", "negative_score": 0.3}, ("negative_score",)),
+        ({"query": "When?", "pos": ["At 9."], "neg_scores": [1], "prompt": "Find it."}, ("neg_scores", "prompt")),
         ({"text": "At 9.", "url": "https://mill.example"}, ("url",)),
         ({"messages": [TURNS[0], {**TURNS[1], "loss_mask": 0, "id": "2"}]}, ("messages[].loss_mask",)),
         ({"prompt": TURNS[:1], "completion": TURNS[1:], "context": "The mill."}, ("context",)),

@@ -159,6 +159,25 @@ def test_learning_makes_the_lessons_likelier_and_changes_nothing_else_about_the_
     assert [name for name, _ in learned.named_parameters()] == [name for name, _ in tiny[0].named_parameters()]
 
 
+def test_learning_computes_each_update_in_fused_layers(tiny, monkeypatch):
+    import copy
+
+    from peft.tuners.lora.layer import Linear
+
+    from llamafarm_ray.data.generation.base_model import study as study_module
+    from llamafarm_ray.data.generation.base_model.settings import Study
+
+    seen = []
+
+    def look(student, *_):
+        seen.extend("forward" in vars(module) for module in student.modules() if type(module) is Linear)
+
+    monkeypatch.setattr(study_module, "_train", look)
+    study_module.learn(copy.deepcopy(tiny[0]), tiny[1], load_lessons()[:1], Study(epochs=1, rank=4), seed=0)
+    assert seen
+    assert all(seen)
+
+
 def test_an_update_is_learned_once_and_then_restored_to_the_bit(tiny, tmp_path, monkeypatch):
     import copy
 
