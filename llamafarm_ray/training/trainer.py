@@ -36,6 +36,7 @@ from llamafarm_ray.training.handover import collect_output
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.monitoring.failed_run import record_failure
 from llamafarm_ray.training.objectives import find_objective
+from llamafarm_ray.training.plan.identity import read_facts
 from llamafarm_ray.training.plan.inputs import TrainingCallbacks, TrainingInputs
 from llamafarm_ray.training.plan.job import RunFolder, TrainingJob
 from llamafarm_ray.training.plan.planning import Plan, make_plan
@@ -142,7 +143,7 @@ class _DriverRun:
     def resume_or_start(self, begin_with: BeginWith | None, *, restart: bool) -> TrainingResult:
         """Return the result of a run that was about to publish it, or train to the end."""
         published = end_publication(self._folder, self._output, self._note)
-        plan = self._plan()
+        plan = self._plan(None if restart else read_facts(self._folder))
         store = CheckpointStore(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
@@ -156,9 +157,9 @@ class _DriverRun:
             _begin_with(plan, store, begin_with, self._note)
         return self._run_to_end(plan, store)
 
-    def _plan(self) -> Plan:
+    def _plan(self, earlier: Mapping[str, object] | None) -> Plan:
         try:
-            return make_plan(self._config, self._inputs, self._folder, self._note)
+            return make_plan(self._config, self._inputs, self._folder, self._note, earlier=earlier)
         except ray.exceptions.RayError as error:
             raise clean_error(error, "The rows could not be tokenised") from error
 

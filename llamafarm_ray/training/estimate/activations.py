@@ -10,6 +10,8 @@ widths of queries and keys::
                converts it for each
     attention  queries T q, keys and values 2 T k, result T q, and a logarithm per head and token in fp32
     gated MLP  3 T i: gate, its activation, up
+
+Blocks below the lowest one with trained weights keep nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +54,14 @@ class Activations:
         final_norm = tokens * shape.hidden_size * self._norm_bytes
         if self.setup.gradient_checkpointing:
             return shape.num_layers * tokens * shape.hidden_size * self._stream_bytes + final_norm
-        return shape.num_layers * self.layer + final_norm + self._cast_weights - self._before_first
+        of_updates = self._inputs + self._extra
+        blocks = self.trained.num_reached * (self.layer - of_updates) + self._num_updated * of_updates
+        return blocks + final_norm + self._cast_weights - self._before_first
+
+    @property
+    def _num_updated(self) -> int:
+        """Blocks whose trained weights keep what they read."""
+        return min(self.trained.num_adapted, self.trained.num_reached)
 
     @property
     def recomputed(self) -> int:

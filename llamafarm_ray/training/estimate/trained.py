@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamafarm_ray.config import MethodParameters
@@ -49,6 +50,25 @@ class Trained:
         return {linear: self._rank(linear.name) for linear in chosen}
 
     @property
+    def num_adapted(self) -> int:
+        """Blocks that get low-rank updates."""
+        layers = self.parameters.layers_to_transform
+        if self.method not in _WITH_LORA or isinstance(layers, str):
+            return self.shape.num_layers
+        return len(self._adapted_blocks(layers))
+
+    @property
+    def num_reached(self) -> int:
+        """Blocks that gradients are propagated through: all from the lowest that has trained weights."""
+        layers, blocks = self.parameters.layers_to_transform, self.shape.num_layers
+        if self.method not in _WITH_LORA or self.num_adapters or isinstance(layers, str):
+            return blocks
+        return blocks - min(self._adapted_blocks(layers), default=blocks)
+
+    def _adapted_blocks(self, layers: Sequence[int]) -> set[int]:
+        return {layer for layer in layers if layer < self.shape.num_layers}
+
+    @property
     def num_adapters(self) -> int:
         """Bottleneck adapters of a block."""
         if self.method not in _WITH_ADAPTER:
@@ -79,9 +99,7 @@ class Trained:
             for linear, rank in self.ranks.items()
         )
         adapters = self.num_adapters * (2 * hidden * width + width + hidden)
-        layers = self.parameters.layers_to_transform
-        num_adapted = self.shape.num_layers if isinstance(layers, str) else len(set(layers))
-        return num_adapted * lora + self.shape.num_layers * adapters
+        return self.num_adapted * lora + self.shape.num_layers * adapters
 
     def _rank(self, name: str) -> int:
         for pattern, rank in self.parameters.rank_pattern.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import ray.data
 
@@ -59,9 +59,21 @@ class Plan:
 
 
 def make_plan(
-    config: Config, inputs: TrainingInputs, folder: RunFolder, note: Callable[[str], None] | None = None
+    config: Config,
+    inputs: TrainingInputs,
+    folder: RunFolder,
+    note: Callable[[str], None] | None = None,
+    *,
+    earlier: Mapping[str, object] | None = None,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
+
+    Args:
+        config: the configuration.
+        inputs: rows and base model.
+        folder: the run's folder.
+        note: called with what there is to say.
+        earlier: the facts of the unfinished run in the folder, which goes on with the blocks that it chose.
 
     Raises:
         UserError: the request can't be done; see `train`.
@@ -82,6 +94,7 @@ def make_plan(
     tokenizing = _Tokenizing.of(config, inputs, objective, max_length, num_nodes=num_nodes, reasons=reasons)
     train = tokenizing.rows(inputs.train_rows, "training")
     validation = tokenizing.rows(inputs.validation_rows, "validation") if inputs.validation_rows is not None else None
+    base_digest = str(inputs.lineage.get("base_digest") or folder_fingerprint(base_model))
     chosen = choose(
         config,
         hardware=hardware,
@@ -91,6 +104,7 @@ def make_plan(
         passes=inputs.passes,
         max_length=max_length,
         reasons=reasons,
+        begun_with=_layers_of(earlier, rows=train.digest, base_digest=base_digest),
     )
     check_before_start(
         base_model,
@@ -100,7 +114,6 @@ def make_plan(
         reasons=reasons,
     )
     batches = _batches(chosen.training, workers, train, validation)
-    base_digest = str(inputs.lineage.get("base_digest") or folder_fingerprint(base_model))
     facts = _facts(config, chosen, batches, rows=train.digest, base_digest=base_digest)
     job = _job(
         config,
@@ -276,6 +289,17 @@ def _decisive(parameters: MethodParameters) -> dict[str, object]:
     if isinstance(parameters.layers_to_transform, str):
         del values["layers_to_transform"]
     return values
+
+
+def _layers_of(
+    earlier: Mapping[str, object] | None, *, rows: str, base_digest: str
+) -> tuple[int, ...] | Literal["all"] | None:
+    """Return the blocks that an unfinished run of these rows and this base model adapts; None if there is none."""
+    if earlier is None or (earlier.get("rows"), earlier.get("base_model")) != (rows, base_digest):
+        return None
+    parameters = earlier.get("parameters")
+    layers = parameters.get("layers_to_transform") if isinstance(parameters, Mapping) else None
+    return tuple(layers) if isinstance(layers, list) else "all"
 
 
 def check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -34,6 +35,7 @@ from llamafarm_ray.training.estimate import (
     verdict,
 )
 from llamafarm_ray.training.plan.epochs import with_epochs_and_batch_size
+from llamafarm_ray.training.plan.layers import upper_blocks
 from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
 
 __all__ = ["RunEstimate", "estimate_run", "find_shape", "try_estimate"]
@@ -144,7 +146,7 @@ def estimate_run(
         device=machine.kind,
         packed=training.padding_free is not False and tuning.method != "prefix_tuning",
     )
-    setup = _decide(shape, setup, machine, config, notes)
+    setup = _with_upper_blocks(_decide(shape, setup, machine, config, notes), shape, passes, notes)
     num_tokens = _PRICED_TOKENS if rows is None else _tokens_of_run(training, setup, rows)
     notes += _assumptions(machine, max_length, rows)
     memory = estimate_memory(shape, setup)
@@ -161,6 +163,23 @@ def estimate_run(
         options=recommend(shape, setup, machine, tables, num_tokens=num_tokens) if all_options else [],
         notes=notes,
     )
+
+
+def _with_upper_blocks(setup: Setup, shape: ModelShape, passes: int, notes: list[str]) -> Setup:
+    """Return the setup with the blocks that `train` would adapt."""
+    upper = upper_blocks(
+        setup.method,
+        setup.parameters,
+        blocks=shape.num_layers,
+        passes=passes,
+        on_gpu=setup.device == "cuda",
+        checkpointing=setup.gradient_checkpointing,
+    )
+    if upper is None:
+        return setup
+    notes.append(f"The {len(upper)} upper of {shape.num_layers} blocks are adapted, as on every machine without a GPU.")
+    parameters = setup.parameters.model_copy(update={"layers_to_transform": upper})
+    return dataclasses.replace(setup, parameters=parameters)
 
 
 def _precision(asked: str, machine: Machine) -> str:

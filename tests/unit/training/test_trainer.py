@@ -30,7 +30,7 @@ from llamafarm_ray.types import ModelKind
 def begin(tmp_path, monkeypatch):
     """A function that runs `train` into ``tmp_path / "out"`` with ``workers`` in the place of Ray Train."""
 
-    def make_plan(config, inputs, folder, _note):
+    def make_plan(config, inputs, folder, _note, **_):
         tuning = config.fine_tuning
         tokenised = TokenisedData(None, "", 8, 64, 8.0, {})
         facts = {"seed": config.seed}

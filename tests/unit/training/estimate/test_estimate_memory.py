@@ -161,9 +161,11 @@ def test_activations_are_what_autograd_saves(base_model, method, precision):
     [
         (MethodParameters(lora_dropout=0.1), {}),
         (MethodParameters(r=8, target_modules=("q_proj", "v_proj")), {}),
+        (MethodParameters(layers_to_transform=(1,)), {}),
+        (MethodParameters(layers_to_transform=(0,)), {}),
         (MethodParameters(adapter_type="pfeiffer", bottleneck_dim=24, non_linearity="gelu"), {"method": "adapter"}),
     ],
-    ids=["dropout", "two targets", "pfeiffer"],
+    ids=["dropout", "two targets", "the upper block", "the lower block", "pfeiffer"],
 )
 def test_activations_of_variants_are_what_autograd_saves(base_model, parameters, settings):
     setup = Setup("lora", parameters, precision="fp32", batch_size=4, max_length=128, device="cpu")

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import yaml
 
+from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import InputError, UserError
 from llamafarm_ray.training.estimate import (
     MARGIN,
@@ -81,6 +82,19 @@ def test_a_token_of_full_fine_tuning_costs_6_operations_a_weight():
     short = Setup("full", batch_size=1, max_length=16)
     weights = LLAMA_7B.num_parameters - LLAMA_7B.embedding_weights
     assert flops_per_token(LLAMA_7B, short) == pytest.approx(6 * weights, rel=0.01)
+
+
+def test_blocks_below_the_adapted_ones_have_no_backward_pass():
+    whole = Setup("lora", max_length=1024)
+    layers = range(LLAMA_7B.num_layers // 2, LLAMA_7B.num_layers)
+    upper = Setup("lora", MethodParameters(layers_to_transform=tuple(layers)), max_length=1024)
+    saved = flops_per_token(LLAMA_7B, whole) - flops_per_token(LLAMA_7B, upper)
+    assert saved == pytest.approx(LLAMA_7B.linear_weights, rel=0.1)  # 2 operations for each weight of half the blocks
+    lowest = Setup("lora", MethodParameters(layers_to_transform=(0,)), max_length=1024)
+    assert flops_per_token(LLAMA_7B, lowest) > flops_per_token(LLAMA_7B, upper)
+    need, of_all = estimate_memory(LLAMA_7B, upper), estimate_memory(LLAMA_7B, whole)
+    assert need.activations < 0.6 * of_all.activations
+    assert need.gradients == pytest.approx(of_all.gradients / 2, rel=0.01)
 
 
 def test_checkpointing_adds_a_forward_pass_and_frozen_weights_save_one():

@@ -13,7 +13,7 @@ from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.plan.choosing import choose
 from llamafarm_ray.training.plan.job import RunFolder
 from llamafarm_ray.training.plan.learning_rate import choose_learning_rate
-from llamafarm_ray.training.plan.planning import _checkpoint_uri, _decisive
+from llamafarm_ray.training.plan.planning import _checkpoint_uri, _decisive, _layers_of
 from llamafarm_ray.training.plan.resources import WorkerResources
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.worker import _layout, _Run
@@ -79,7 +79,7 @@ def test_epochs_batches_and_rate_are_decided_and_told(base_model):
     assert "A batch is 2 rows, for a run of 1 x 500 rows." in told
 
 
-def layers_chosen(architecture, *, passes=8, num_gpus=0, method="lora", reasons=None, **parameters):
+def layers_chosen(architecture, *, passes=8, num_gpus=0, method="lora", reasons=None, begun_with=None, **parameters):
     chosen = choose(
         parse_config({"fine_tuning": {"method": method, "parameters": parameters}}),
         hardware=Hardware(num_cpus=4, num_gpus=num_gpus, gpu_memory_bytes=num_gpus * 2**34),
@@ -89,6 +89,7 @@ def layers_chosen(architecture, *, passes=8, num_gpus=0, method="lora", reasons=
         passes=passes,
         max_length=64,
         reasons=[] if reasons is None else reasons,
+        begun_with=begun_with,
     )
     return chosen.parameters.layers_to_transform
 
@@ -108,6 +109,21 @@ def test_on_a_cpu_the_upper_blocks_learn_what_the_base_model_asked(base_model, t
     assert layers_chosen(deep, layers_to_transform="all") == "all"
     assert layers_chosen(deep, layers_to_transform=[0, 1]) == (0, 1)
     assert layers_chosen(inspect_architecture(base_model)) == "auto"  # two blocks are few
+
+
+def test_a_run_goes_on_with_the_blocks_that_it_began_with_whatever_machine_joins(base_model, tmp_path):
+    config = json.loads((base_model / "config.json").read_text()) | {"num_hidden_layers": 7, "layer_types": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    deep, reasons = inspect_architecture(tmp_path), []
+    assert layers_chosen(deep, num_gpus=1, begun_with=(2, 3, 4, 5, 6), reasons=reasons) == (2, 3, 4, 5, 6)
+    assert any("The 5 upper of 7 blocks are adapted, as when the run began." in reason for reason in reasons)
+    assert layers_chosen(deep, begun_with="all") == "auto"
+    assert layers_chosen(deep, begun_with=(2, 3), layers_to_transform="all") == "all"
+    for layers, kept in (((2, 3), (2, 3)), ("auto", "all")):
+        facts = {"rows": "r", "base_model": "b", "parameters": _decisive(MethodParameters(layers_to_transform=layers))}
+        assert _layers_of(facts, rows="r", base_digest="b") == kept
+        assert _layers_of(facts, rows="others", base_digest="b") is None
+    assert _layers_of(None, rows="r", base_digest="b") is None
 
 
 @pytest.mark.parametrize("layers", ["auto", "all"])
