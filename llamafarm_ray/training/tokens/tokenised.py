@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from llamafarm_ray.errors import InputError, LlamaFarmError
+from llamafarm_ray.models.adapters.headers import read_base_config
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.training.objectives import Objective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
@@ -206,7 +207,27 @@ def _tokenise_rows(
         for row in block.to_pylist()
         for one in objective.tokenise(tokenizer, row, max_length)
     ]
+    _check_known([one for _, one in made], tokenizer, base_model)
     return [copy for copy, _ in made], [one for _, one in made]
+
+
+def _check_known(rows: Sequence[TokenisedRow], tokenizer: PreTrainedTokenizerBase, base_model: Path) -> None:
+    """Check that the model has an embedding for each token: a tokenizer may have more.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    config = read_base_config(base_model)
+    of_text = config.get("text_config")
+    known = (of_text if isinstance(of_text, Mapping) else config).get("vocab_size")
+    highest = max((max(row.input_ids, default=0) for row in rows), default=0)
+    if isinstance(known, int) and highest >= known:
+        raise InputError(
+            f"The rows have the token {highest} ({tokenizer.decode([highest])!r}), for which the base model has no "
+            f"embedding: it has {known}.",
+            hint="Give the base model embeddings for all tokens of its tokenizer (resize_token_embeddings of "
+            "transformers), or put the tokenizer into the folder that it was trained with.",
+        )
 
 
 def _keep(block: pa.Table) -> pa.Table:

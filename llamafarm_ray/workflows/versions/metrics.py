@@ -27,6 +27,8 @@ __all__ = [
 _APART = {"baseline", EVALUATED_ON}
 """Groups of results that are another model's, or those of another base."""
 
+_FEW = 3
+_SHOWN = 60
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
 """Endings of metrics to show in lists: the first that one of a version's results has."""
 
@@ -118,13 +120,16 @@ def read_metrics(path: Path) -> dict[str, object]:
     """Evaluation results from a file that ``evaluate`` wrote.
 
     Raises:
-        InputError: it is no JSON object, is empty, or holds a number that is none (NaN).
+        InputError: it is no JSON object, holds no numbers, or one that is none (NaN).
     """
     metrics = read_json(path)
     if "evaluation_results" in metrics:
         metrics.pop("questions", None)  # a row for each question: for people, too much for a registry
     if not metrics:
         raise InputError(f"{path} holds no results.", hint="Give a file that `evaluate` wrote.")
+    if not flat_metrics(metrics):
+        shown = ", ".join(f"{name} is {json.dumps(value)[:_SHOWN]}" for name, value in list(metrics.items())[:_FEW])
+        raise InputError(f"{path} holds no numbers: {shown}.", hint="Write results as numbers, without quotes.")
     return metrics
 
 

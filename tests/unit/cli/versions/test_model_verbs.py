@@ -226,7 +226,7 @@ def test_recorded_results_show_in_diff_with_their_difference(bot, folders):
     assert refs(bot.json("models", "list", "--filter", "accuracy>=0.75")) == ["bot:1.0.0"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "{}", '{"accuracy": NaN}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", "{}", '{"accuracy": NaN}', '{"acc": "0.99"}', '{"acc": true}'])
 def test_a_file_without_usable_results_is_named(bot, folders, content):
     (folders / "bad.json").write_text(content)
     assert "bad.json" in bot.error("models", "record-metrics", "bot:1.0.0", "bad.json")["message"]
