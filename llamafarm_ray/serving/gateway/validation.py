@@ -222,12 +222,31 @@ def _finite(text: str) -> float:
 
 
 def _check_depth(parsed: dict[str, object]) -> None:
-    level: list[dict[str, object] | list[object]] = [parsed]
+    if _is_deep(parsed):
+        raise InputError(f"The request's body is nested deeper than {_MAX_DEPTH} levels.")
+
+
+def _is_deep(parsed: object) -> bool:
+    level = [parsed]
     for _ in range(_MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]
         if not level:
-            return
-    raise InputError(f"The request's body is nested deeper than {_MAX_DEPTH} levels.")
+            return False
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _check_json_text(name: str, text: object) -> None:
+    """Check the depth of a field that holds JSON as text, which vLLM parses; it refuses what is no JSON itself."""
+    if not isinstance(text, str):
+        return
+    try:
+        is_deep = _is_deep(json.loads(text))
+    except RecursionError:
+        is_deep = True
+    except ValueError:
+        return
+    if is_deep:
+        raise InputError(f"The JSON in {name} is nested deeper than {_MAX_DEPTH} levels.")
 
 
 def _inside(value: dict[str, object] | list[object]) -> Iterable[object]:
@@ -263,6 +282,8 @@ def check_shape(path: str, body: Mapping[str, object]) -> None:
         least = 0 if name == "max_tokens" else 1
         if value is not None and (type(value) is not int or not least <= value < _MAX_INT):
             raise InputError(f"{name!r} must be a whole number of {least} or more.")
+    if isinstance(constraint := body.get("structured_outputs"), dict):
+        _check_json_text("structured_outputs.json", constraint.get("json"))
     if not isinstance(body.get("stream_options"), dict | None):
         raise InputError("'stream_options' must be an object.")
     forbidden = sorted(name for name in _ENGINE_FIELDS.intersection(body) if body[name] is not None)
@@ -276,6 +297,11 @@ def _check_messages(messages: object) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(f"messages[{index}] must be an object with a 'role'.")
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                _check_json_text(f"a tool call of messages[{index}]", function.get("arguments"))
 
 
 def _check_input(body: Mapping[str, object]) -> None:

@@ -235,3 +235,25 @@ def test_a_body_that_is_no_json_is_told_without_advice_for_programmers(name, tol
     assert told in message
     assert "sys." not in message
     assert "decode using" not in message
+
+
+DEEP_TEXT = '{"a":' * 65 + "1" + "}" * 65
+CALL = {"id": "1", "type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP_TEXT, "[" * 100_000 + "]" * 100_000], ids=["65 levels", "more than Python reads"]
+)
+def test_json_as_text_that_is_nested_too_deep_is_refused_before_the_engine_parses_it(text):
+    call = {**CALL, "function": {"name": "f", "arguments": text}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    for fields in ({"messages": turns}, {"messages": turns[:1], "structured_outputs": {"json": text}}):
+        with pytest.raises(InputError, match="nested deeper than 64 levels"):
+            check_shape("/v1/chat/completions", {"model": "bot", **fields})
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"a":' * 64 + "1" + "}" * 64, None, 5, {"a": 1}])
+def test_json_as_text_is_otherwise_the_engines_to_judge(text):
+    call = {**CALL, "function": {"name": "f", "arguments": text}}
+    turns = [{"role": "assistant", "content": None, "tool_calls": [call, "odd", {"function": 5}]}]
+    check_shape("/v1/chat/completions", {"model": "bot", "messages": turns, "structured_outputs": {"json": text}})
