@@ -388,6 +388,8 @@ def test_adapters_that_llama_cpp_does_not_add_are_refused(registry, tmp_path):
     [
         ({"to": "tflite"}, InputError, "no conversion to 'tflite'"),
         ({"to": "onnx", "precision": "bf16"}, InputError, "no precision 'bf16' of onnx"),
+        ({"to": "openvino", "precision": "int4"}, InputError, "no precision 'int4' of openvino"),
+        ({"to": "mlx", "precision": "q8_0"}, InputError, "no precision 'q8_0' of mlx"),
         ({"to": "gguf", "precision": "q4"}, InputError, "no precision 'q4'"),
         ({"to": "safetensors", "precision": "q8_0"}, InputError, "no precision 'q8_0'"),
         ({"to": "gguf", "base_model": "x"}, InputError, "for adapters"),
