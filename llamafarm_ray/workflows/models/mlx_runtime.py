@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from llamafarm_ray.models.convert.conversion import Conversion, read_model
+from llamafarm_ray.models.convert.exports.mlx_file import MlxModel, check_has_mlx, write_mlx_model
 from llamafarm_ray.models.convert.measure import Outputs
-from llamafarm_ray.models.convert.mlx_file import MlxModel, check_has_mlx, write_mlx_model
 from llamafarm_ray.workflows.models.exported import convert_by_export, in_parts
 
 __all__ = ["convert_to_mlx"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from llamafarm_ray.models.convert.conversion import Conversion
+from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, check_can_export, write_onnx_model
 from llamafarm_ray.models.convert.measure import Outputs
-from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, check_can_export, write_onnx_model
 from llamafarm_ray.serving.engines.onnx import layer_outputs, onnx_decoder
 from llamafarm_ray.workflows.models.exported import convert_by_export, in_parts
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from llamafarm_ray.models.convert.conversion import Conversion
-from llamafarm_ray.models.convert.measure import Outputs
-from llamafarm_ray.models.convert.onnx_file import check_can_export, write_onnx_model
-from llamafarm_ray.models.convert.openvino_file import (
+from llamafarm_ray.models.convert.exports.onnx_file import check_can_export, write_onnx_model
+from llamafarm_ray.models.convert.exports.openvino_file import (
     OPENVINO_LAYERS_NAME,
     OpenvinoModel,
     check_has_openvino,
     write_openvino_model,
 )
+from llamafarm_ray.models.convert.measure import Outputs
 from llamafarm_ray.models.folder import OPENVINO_NAME
 from llamafarm_ray.workflows.models.exported import convert_by_export, in_parts
 from llamafarm_ray.workflows.models.onnx_runtime import graph_precision

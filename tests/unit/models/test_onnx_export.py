@@ -8,8 +8,8 @@ from family_models import EXPERTS, FAMILIES, family_model
 from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.errors import UnsupportedError
-from llamafarm_ray.models.convert import onnx_file
-from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, export_onnx, write_onnx_model
+from llamafarm_ray.models.convert.exports import onnx_file
+from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, export_onnx, write_onnx_model
 from llamafarm_ray.serving.engines.onnx import layer_outputs, onnx_decoder
 
 IDS = list(range(3, 203))

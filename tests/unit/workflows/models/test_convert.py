@@ -19,8 +19,9 @@ from tokenizers import normalizers
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError, UnsupportedError
-from llamafarm_ray.models.convert import conversion, measure, onnx_file
-from llamafarm_ray.models.convert.onnx_file import ONNX_NAME, write_onnx_model
+from llamafarm_ray.models.convert import conversion, measure
+from llamafarm_ray.models.convert.exports import onnx_file
+from llamafarm_ray.models.convert.exports.onnx_file import ONNX_NAME, write_onnx_model
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryService

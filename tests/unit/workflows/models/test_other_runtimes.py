@@ -7,7 +7,7 @@ import torch
 from family_models import write_family_model
 
 from llamafarm_ray.errors import IntegrityError, UnsupportedError
-from llamafarm_ray.models.convert import mlx_file, openvino_file
+from llamafarm_ray.models.convert.exports import mlx_file, openvino_file
 from llamafarm_ray.models.folder import weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryService
 from llamafarm_ray.serving.engines.choice import choose_engine

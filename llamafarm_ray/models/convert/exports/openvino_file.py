@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, ONNX_NAME
+from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, ONNX_NAME
 from llamafarm_ray.models.folder import OPENVINO_NAME
 from llamafarm_ray.models.foreign import first_line
 
