@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,32 @@ def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
     from mlx_lm.utils import load_model
 
     try:
-        model, config = load_model(folder, lazy=True)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model, config = load_model(folder, lazy=True, model_config=_older_names(config))
     except Exception as error:  # its errors have no class in common
         raise UnsupportedError(
             f"MLX can't read the model: {first_line(error)}", hint="Convert it to gguf instead."
         ) from error
     return model, config
+
+
+def _older_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a configuration lacks of the names before transformers 5, which MLX's models read."""
+    rope = config.get("rope_parameters") or {}
+    full, local = rope.get("full_attention", rope), rope.get("sliding_attention", {})
+    kind = full.get("rope_type", "default")
+    scaled = {**full, "type": kind} if kind != "default" else None
+    older = {
+        "rope_theta": full.get("rope_theta"),
+        "rope_scaling": scaled,
+        "rope_local_base_freq": local.get("rope_theta"),
+        "partial_rotary_factor": full.get("partial_rotary_factor"),
+        "rotary_pct": full.get("partial_rotary_factor"),
+        "rotary_emb_base": full.get("rope_theta"),
+        "num_experts": config.get("num_local_experts"),
+        "n_ctx": config.get("n_positions"),
+    }
+    return {name: value for name, value in older.items() if value is not None and config.get(name) is None}
 
 
 def _cast(model: Any, dtype: str) -> None:
@@ -122,33 +143,35 @@ class MlxModel:
     def layer_outputs(self, tokens: Sequence[int]) -> list[torch.Tensor]:
         """Return the outputs of each layer; that of the last one behind the norm, as transformers gives it."""
         import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
 
         inner = next(getattr(self._model, name) for name in _INNER if hasattr(self._model, name))
-        layers = list(self._model.layers)
         found: list[Any] = []
-        for index, layer in enumerate(layers):
-            self._model.layers[index] = _Recorded(layer, found)
-        try:
-            last = inner(mx.array([list(tokens)]))
-        finally:
-            for index, layer in enumerate(layers):
-                self._model.layers[index] = layer
+        with _recorded({type(layer) for layer in self._model.layers}, found):
+            last = inner(mx.array([list(tokens)]), cache=make_prompt_cache(self._model))
         return [_tensor(one) for one in [*found[:-1], last]]
 
 
-class _Recorded:
-    """A layer that keeps what it returns."""
+@contextlib.contextmanager
+def _recorded(kinds: Iterable[Any], found: list[Any]) -> Iterator[None]:
+    """Keep what layers of some classes return, for the time of a block."""
 
-    def __init__(self, layer: Any, found: list[Any]) -> None:
-        self._layer, self._found = layer, found
+    def recording(call: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(self: Any, *arguments: Any, **options: Any) -> Any:
+            output = call(self, *arguments, **options)
+            found.append(output[0] if isinstance(output, tuple) else output)
+            return output
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        output = self._layer(*arguments, **options)
-        self._found.append(output[0] if isinstance(output, tuple) else output)
-        return output
+        return recorded
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
+    calls = {kind: kind.__call__ for kind in kinds}
+    for kind, call in calls.items():
+        kind.__call__ = recording(call)
+    try:
+        yield
+    finally:
+        for kind, call in calls.items():
+            kind.__call__ = call
 
 
 def _tensor(value: Any) -> torch.Tensor:

@@ -58,6 +58,28 @@ def test_openvino_answers_as_the_source(base, registry, tmp_path):
     assert (registry.pull(record.ref) / "openvino_model.bin").is_file()
 
 
+def test_mlx_is_told_positions_and_experts_by_their_older_names():
+    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}
+    config = {"model_type": "qwen3_moe", "rope_parameters": rope, "num_local_experts": 4, "rope_scaling": None}
+    found = mlx_file._older_names(config)
+    assert (found["rope_theta"], found["num_experts"]) == (500000.0, 4)
+    assert found["rope_scaling"] == {**rope, "type": "llama3"}
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_theta": 5.0}
+    assert not mlx_file._older_names(plain).keys() & {"rope_scaling", "rope_theta", "num_experts"}
+    two = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    found = mlx_file._older_names({"rope_parameters": two})
+    assert (found["rope_theta"], found["rope_local_base_freq"]) == (1e6, 1e4)
+
+
+# One family whose positions are scaled, one whose layers MLX keeps in a list of its own, and one with experts.
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama 3", "qwen2", "gemma3", "qwen3_moe"])
+def test_mlx_computes_families_as_transformers_does(registry, tmp_path, family):
+    pytest.importorskip("mlx_lm", reason="needs llamafarm_ray[mlx]")
+    source = write_family_model(tmp_path / "source", family)
+    assert convert(registry, str(source), tmp_path / "out", to="mlx").difference["greedy_agreement"] == 1.0
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("bf16", 0.01), ("int8", 0.02)])
 def test_mlx_answers_as_the_source(base, registry, tmp_path, precision, bound):
     pytest.importorskip("mlx_lm", reason="needs llamafarm_ray[mlx]")
