@@ -26,7 +26,17 @@ FAMILIES = (
     "stablelm",
     "stablelm, parallel",
     "phi",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "falcon",
+    "falcon, groups of keys",
+    "falcon, one norm",
+    "gpt_neox",
+    "gpt_neox, one after the other",
 )
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+"""Those of them that are mixtures of experts, for which ONNX has no operator."""
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -63,6 +73,10 @@ def family_config(family, vocab_size=420, **changed):
     }
     gemma = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64}
     small = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": vocab_size}
+    experts = {**common, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+    fused = {name: value for name, value in common.items() if name != "num_key_value_heads"}
+    falcon = {name: value for name, value in fused.items() if name != "intermediate_size"}
+    groups = {**falcon, "new_decoder_architecture": True, "num_kv_heads": 2}
     kinds = {
         "llama": (hf.LlamaConfig, common),
         "llama with biases": (hf.LlamaConfig, {**common, "attention_bias": True, "head_dim": 32}),
@@ -103,6 +117,14 @@ def family_config(family, vocab_size=420, **changed):
             {**common, "use_parallel_residual": True, "rope_parameters": WHOLE_HEADS},
         ),
         "phi": (hf.PhiConfig, common),
+        "mixtral": (hf.MixtralConfig, {**common, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        "qwen2_moe": (hf.Qwen2MoeConfig, {**experts, "shared_expert_intermediate_size": 160}),
+        "qwen3_moe": (hf.Qwen3MoeConfig, {**experts, "head_dim": 32, "norm_topk_prob": True}),
+        "falcon": (hf.FalconConfig, {**falcon, "ffn_hidden_size": 128, "num_kv_heads": 1}),
+        "falcon, groups of keys": (hf.FalconConfig, groups),
+        "falcon, one norm": (hf.FalconConfig, {**groups, "num_ln_in_parallel_attn": 1}),
+        "gpt_neox": (hf.GPTNeoXConfig, fused),
+        "gpt_neox, one after the other": (hf.GPTNeoXConfig, {**fused, "use_parallel_residual": False}),
         "gpt2": (hf.GPT2Config, {**small, "bos_token_id": 0, "eos_token_id": 1}),
     }
     kind, values = kinds[family]

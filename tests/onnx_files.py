@@ -12,7 +12,7 @@ def export_decoder(base: Path, folder: Path, *, with_past: bool = True) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, export_onnx
+    from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, export_onnx
 
     model = AutoModelForCausalLM.from_pretrained(str(base), attn_implementation="eager").eval()
     if with_past:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.storage.formats.safetensors import is_mlx
 from llamafarm_ray.storage.formats.shards import check_shards
 
 __all__ = [
     "NAMED_TEMPLATES",
+    "OPENVINO_NAME",
     "TOKENIZER_FILES",
     "WeightFormat",
     "check_base_model",
@@ -21,8 +23,11 @@ __all__ = [
     "weight_formats",
 ]
 
-WeightFormat = Literal["safetensors", "gguf", "onnx"]
+WeightFormat = Literal["safetensors", "gguf", "onnx", "openvino", "mlx"]
 """Format of a model's weights."""
+
+OPENVINO_NAME = "openvino_model.xml"
+"""OpenVINO's file of a model, as optimum names it; its weights are in ``openvino_model.bin``."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -57,7 +62,7 @@ def check_base_model(folder: Path) -> None:
         )
     _check_config(folder)
     if not any(folder.glob("*.safetensors")):
-        if any(folder.glob("*.bin")):
+        if any(folder.glob("*.bin")) and not (folder / OPENVINO_NAME).is_file():
             raise InputError(
                 f"The base model {str(folder)!r} has its weights in .bin (pickle) files only, which can run code.",
                 hint=f"Convert them first: `llamafarm models convert {folder} --to safetensors --convert-pickle`.",
@@ -97,6 +102,8 @@ def check_served_model(path: Path) -> None:
             onnx_file(path)
             _check_config(path)
             _check_tokenizer(path)
+        case ("openvino",) | ("mlx",):  # for engines that users write
+            _check_config(path)
         case _:
             check_base_model(path)
 
@@ -106,12 +113,14 @@ def weight_formats(path: Path) -> tuple[WeightFormat, ...]:
     if path.is_file():
         return ("gguf",) if path.suffix.lower() == _GGUF else ()
     found: list[WeightFormat] = []
-    if any(path.glob("*.safetensors")):
-        found.append("safetensors")
+    if weights := next(path.glob("*.safetensors"), None):
+        found.append("mlx" if is_mlx(weights) else "safetensors")
     if any(path.glob(f"*{_GGUF}")):
         found.append("gguf")
     if _onnx_files(path):
         found.append("onnx")
+    if (path / OPENVINO_NAME).is_file():
+        found.append("openvino")
     return tuple(found)
 
 

@@ -26,6 +26,7 @@ _MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors",
     ".gguf": "application/vnd.gguf",
     ".onnx": "application/vnd.onnx",
+    ".xml": "application/xml",
     ".json": "application/json",
     ".jinja": "text/x-jinja",
     ".txt": "text/plain",

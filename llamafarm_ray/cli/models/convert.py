@@ -21,14 +21,14 @@ def command(
         str, typer.Argument(help="Folder, GGUF file, wheel or zip file with one model, adapter, or registered name.")
     ],
     output: Output,
-    to: Annotated[str, typer.Option("--to", help="Format: safetensors, gguf or onnx.")],
+    to: Annotated[str, typer.Option("--to", help="Format: safetensors, gguf, onnx, openvino or mlx.")],
     precision: Annotated[
         str,
         typer.Option(
             "--precision",
-            help="Format of the weights: fp32, bf16 (not for onnx) or fp16; for gguf also q8_0, q6_k, q5_k_m, "
-            "q5_k_s, q4_k_m, q4_k_s, q4_0, q3_k_m. auto: the source's own, bf16 if that is quantized; for onnx fp32 "
-            "unless the source is in fp16.",
+            help="Format of the weights: fp32, bf16 (not for onnx and openvino) or fp16; for gguf also q8_0, q6_k, "
+            "q5_k_m, q5_k_s, q4_k_m, q4_k_s, q4_0, q3_k_m; for mlx also int8, int4. auto: the source's own, bf16 if "
+            "that is quantized; for onnx and openvino fp32 unless the source is in fp16.",
         ),
     ] = "auto",
     convert_pickle: Annotated[

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import yaml
@@ -56,8 +56,8 @@ __all__ = [
     "write_companions",
 ]
 
-Target = Literal["safetensors", "gguf", "onnx"]
-TARGETS: tuple[Target, ...] = ("safetensors", "gguf", "onnx")
+Target = Literal["safetensors", "gguf", "onnx", "openvino", "mlx"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 """Formats that a model is converted to."""
 
 GGUF_NAME = "model.gguf"
@@ -66,10 +66,22 @@ GGUF_NAME = "model.gguf"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Formats of unquantized weights, by name."""
 
-_BOUNDS = {"fp32": Bound(1e-5, 1.001), "bf16": Bound(0.01, 1.01), "fp16": Bound(0.01, 1.01)}
+_BOUNDS = {
+    "fp32": Bound(1e-5, 1.001),
+    "bf16": Bound(0.01, 1.01),
+    "fp16": Bound(0.01, 1.01),
+    "int8": GGUF_PRECISIONS["q8_0"].bound,
+    "int4": GGUF_PRECISIONS["q4_0"].bound,
+}
 _GGUF_KINDS = {"fp32": GGMLQuantizationType.F32, "fp16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
 _SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-_PRECISIONS = {"safetensors": tuple(DTYPES), "gguf": tuple(GGUF_PRECISIONS), "onnx": ("fp32", "fp16")}
+_PRECISIONS: Mapping[Target, tuple[str, ...]] = {
+    "safetensors": tuple(DTYPES),
+    "gguf": tuple(GGUF_PRECISIONS),
+    "onnx": ("fp32", "fp16"),
+    "openvino": ("fp32", "fp16"),
+    "mlx": (*DTYPES, "int8", "int4"),
+}
 _CONFIGURATIONS = ("config.json", "generation_config.json")
 _DOCUMENTS = ("LICENSE*", "NOTICE*", "README.md")
 _CARD_FACTS = ("license", "license_name", "license_link", "tags", "datasets")

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.storage.formats.gguf import GgufHeader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["FAMILIES", "Family", "family_of_architecture", "family_of_config"]
+__all__ = ["FAMILIES", "Family", "family_of_config", "family_of_file"]
 
 _DECODER = {
     "context_length": "max_position_embeddings",
@@ -33,6 +34,13 @@ _LAYER_NORMS = {
 """Likewise of families whose norms subtract the mean."""
 
 _HEADS = {"attention.key_length": "head_dim"}
+_EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+_NARROW_EXPERTS = {"expert_feed_forward_length": "moe_intermediate_size"}
+"""Of families whose experts are narrower than ``intermediate_size``."""
+
+_ALL_LAYERS_HAVE_EXPERTS = {"decoder_sparse_step": 1, "mlp_only_layers": []}
+_KV_HEADS = "attention.head_count_kv"
+_SECOND_NORM = "blk.0.attn_norm_2.weight"
 _GEMMA = {**_DECODER, **_HEADS, "attention.sliding_window": "sliding_window"}
 _GEMMA_FIXED = {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -60,6 +68,11 @@ class Family:
         transposed: endings of the names of weights that transformers holds transposed.
         biases: attributes that say whether there are biases, and a tensor of GGUF that is there if so.
         is_rotary: True if positions turn queries and keys.
+        has_experts: True if a router sends each token to some of many feed-forward networks.
+        groups: number of groups in a fused tensor of queries, keys and values, of which each has the queries that
+            share one key; GGUF has all queries first, then all keys.
+        written: facts that do not equal one attribute, by name.
+        read: attributes of the configuration that do not equal one fact.
     """
 
     architecture: str
@@ -73,6 +86,15 @@ class Family:
     transposed: tuple[str, ...] = ()
     biases: Mapping[str, str] = field(default_factory=dict)
     is_rotary: bool = True
+    has_experts: bool = False
+    groups: Callable[[PreTrainedConfig], int] | None = None
+    written: Mapping[str, Callable[[PreTrainedConfig], object]] = field(default_factory=dict)
+    read: Callable[[GgufHeader], dict[str, object]] = lambda _: {}
+
+    @property
+    def computed(self) -> dict[str, object]:
+        """The value that llama.cpp computes with, for each attribute of ``fixed``."""
+        return {name: value[0] if isinstance(value, tuple) else value for name, value in self.fixed.items()}
 
     def check(self, config: PreTrainedConfig) -> None:
         """Check that the format can say everything that a configuration does.
@@ -116,6 +138,21 @@ def _attention_scale(config: PreTrainedConfig) -> int:
     return int(config.head_dim)
 
 
+def _falcon_groups(config: PreTrainedConfig) -> int:
+    """Return the number of keys of a token; older Falcons name it for their siblings without a shared key only."""
+    if config.new_decoder_architecture or not config.multi_query:
+        return int(config.num_kv_heads)
+    return 1
+
+
+def _falcon_layers(header: GgufHeader) -> dict[str, object]:
+    """Return the attributes that tell the kinds of Falcon apart: those with one key are of the older one."""
+    has_two_norms = _SECOND_NORM in header.tensors
+    is_new = has_two_norms or header.of_architecture(_KV_HEADS) not in {1, None}
+    norms = {"num_ln_in_parallel_attn": 2 if has_two_norms else 1} if is_new else {}
+    return {"new_decoder_architecture": is_new, "multi_query": True, **norms}
+
+
 FAMILIES = (
     Family(
         "llama",
@@ -125,12 +162,52 @@ FAMILIES = (
         permutes=True,
         biases={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"},
     ),
+    Family(
+        "llama",
+        ("mixtral",),
+        {**_DECODER, **_EXPERTS},
+        fixed={"hidden_act": ("silu", "swish")},
+        permutes=True,
+        has_experts=True,
+    ),
     Family("qwen2", ("qwen2",), fixed={"hidden_act": "silu", "use_sliding_window": False}),
+    Family(
+        "qwen2moe",
+        ("qwen2_moe",),
+        {
+            **_DECODER,
+            **_EXPERTS,
+            **_NARROW_EXPERTS,
+            "expert_count": "num_experts",
+            "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+        },
+        fixed={
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+            "norm_topk_prob": False,
+            "qkv_bias": True,
+            **_ALL_LAYERS_HAVE_EXPERTS,
+        },
+        has_experts=True,
+    ),
     Family(
         "qwen3",
         ("qwen3",),
         {**_DECODER, **_HEADS},
         fixed={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
+    ),
+    Family(
+        "qwen3moe",
+        ("qwen3_moe",),
+        {**_DECODER, **_HEADS, **_EXPERTS, **_NARROW_EXPERTS},
+        fixed={
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+            "attention_bias": False,
+            "norm_topk_prob": True,
+            **_ALL_LAYERS_HAVE_EXPERTS,
+        },
+        has_experts=True,
     ),
     Family(
         "gemma2",
@@ -218,6 +295,34 @@ FAMILIES = (
             "tie_word_embeddings": False,
         },
     ),
+    Family(
+        "falcon",
+        ("falcon",),
+        {
+            **_LAYER_NORMS,
+            "feed_forward_length": "ffn_hidden_size",
+            _KV_HEADS: "num_kv_heads",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        fixed={"activation": "gelu", "alibi": False, "bias": False, "parallel_attn": True},
+        groups=_falcon_groups,
+        written={_KV_HEADS: _falcon_groups, "tensor_data_layout": lambda _: "jploski"},
+        read=_falcon_layers,
+    ),
+    Family(
+        "gptneox",
+        ("gpt_neox",),
+        {
+            **{fact: name for fact, name in _LAYER_NORMS.items() if fact != _KV_HEADS},
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        fixed={
+            "hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+        groups=lambda config: int(config.num_attention_heads),
+    ),
 )
 """All families, in the order in which messages list them."""
 
@@ -238,17 +343,18 @@ def family_of_config(config: PreTrainedConfig) -> Family:
     return found
 
 
-def family_of_architecture(architecture: str) -> Family:
+def family_of_file(header: GgufHeader) -> Family:
     """Return the family of a GGUF file.
 
     Raises:
         UnsupportedError: files of that architecture are not converted.
     """
-    found = next((family for family in FAMILIES if architecture == family.architecture), None)
-    if found is None:
-        known = ", ".join(family.architecture for family in FAMILIES)
+    named = [family for family in FAMILIES if header.architecture == family.architecture]
+    has_experts = bool(header.of_architecture("expert_count"))
+    if not named:
+        known = ", ".join(dict.fromkeys(family.architecture for family in FAMILIES))
         raise UnsupportedError(
-            f"GGUF files of architecture {architecture[:80]!r} are not converted; {known} are.",
+            f"GGUF files of architecture {header.architecture[:80]!r} are not converted; {known} are.",
             hint="Serve the file as it is, with engine gguf.",
         )
-    return found
+    return next((family for family in named if family.has_experts == has_experts), named[0])

@@ -16,7 +16,7 @@ from llamafarm_ray.models.convert.families import Family, family_of_config
 from llamafarm_ray.models.convert.precisions import GgufPrecision, tensor_type
 from llamafarm_ray.models.convert.quantizing import encoded
 from llamafarm_ray.models.convert.rope import rope_facts
-from llamafarm_ray.models.convert.tensors import gguf_names, to_gguf
+from llamafarm_ray.models.convert.tensors import file_tensors, gguf_names, to_gguf
 from llamafarm_ray.models.convert.tokenizer_facts import tokenizer_facts
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["write_gguf_model"]
 
-_HEAD = "lm_head.weight"
 _QUANTIZATION_VERSION = 2
 _TOKENIZER = "tokenizer.ggml."
+_SEES_A_WINDOW = {"mistral", "mixtral"}
 _FRACTIONS = ("_epsilon", "scale", "softcapping")
 """Endings of the names of facts that are fractions, also where a configuration has them as whole numbers."""
 
@@ -79,12 +79,13 @@ def _facts(config: PreTrainedConfig, family: Family) -> dict[str, object]:
     facts = {fact: getattr(config, attribute, None) for fact, attribute in family.fields.items()}
     if facts.get("feed_forward_length") is None:  # GPT-2's, which is four times the width then
         facts["feed_forward_length"] = 4 * config.hidden_size
+    facts |= {fact: value_of(config) for fact, value_of in family.written.items()}
     if missing := [family.fields[fact] for fact, value in facts.items() if value is None]:
         raise InputError(f"The model's config.json has no {missing[0]}.", hint="Take the model's own config.json.")
     facts |= {fact: getattr(config, attribute, None) for fact, attribute in family.optional.items()}
     if "attention.key_length" in facts:
         facts["attention.value_length"] = facts["attention.key_length"]
-    if config.model_type == "mistral" and config.sliding_window:  # llama.cpp's attention sees the whole text
+    if config.model_type in _SEES_A_WINDOW and config.sliding_window:  # llama.cpp's attention sees the whole text
         facts["context_length"] = min(facts["context_length"], config.sliding_window)
     facts["vocab_size"] = config.vocab_size
     return {
@@ -133,10 +134,8 @@ def _write_tensors(
     importance: Mapping[str, NDArray[np.float32]],
     on_progress: Callable[[float], None],
 ) -> None:
-    config, state = model.config, model.state_dict()
-    if tied := bool(config.tie_word_embeddings):
-        state.pop(_HEAD, None)
-    num_layers = config.num_hidden_layers
+    config, state = model.config, file_tensors(model)
+    tied, num_layers = bool(config.tie_word_embeddings), config.num_hidden_layers
     names = gguf_names(family, num_layers, state)
     kinds = {}
     for name, tensor in state.items():

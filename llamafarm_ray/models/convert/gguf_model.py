@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.models.convert.families import Family, family_of_architecture
+from llamafarm_ray.models.convert.families import Family, family_of_file
 from llamafarm_ray.models.convert.rope import ROPE_TENSORS, rope_parameters
-from llamafarm_ray.models.convert.tensors import from_gguf, gguf_names
+from llamafarm_ray.models.convert.tensors import file_tensors, from_gguf, gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.storage.formats.gguf import GgufHeader, GgufTensor, read_gguf
 
@@ -27,7 +27,6 @@ __all__ = ["decoded", "gguf_config", "load_gguf_model", "read_tensor"]
 
 _HINT = "Convert the original model again, or download the file again."
 _NUM_NAMED = 3
-_HEAD = "lm_head.weight"
 _IDS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _ENDS = ("eos", "eot", "eom")
 _KEY_LENGTH = "attention.key_length"
@@ -56,7 +55,7 @@ def load_gguf_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     header = read_gguf(path)
     if header.is_adapter:
         raise InputError(f"{str(path)!r} is an adapter, not a model.", hint="Give the file of the model.")
-    family = family_of_architecture(header.architecture)
+    family = family_of_file(header)
     config = gguf_config(header, lambda entry: read_tensor(path, entry), shown=str(path))
     attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
     with no_init_weights():
@@ -103,7 +102,7 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
         InputError: facts are missing, or make no model.
         UnsupportedError: its architecture, or a fact of it, is not converted.
     """
-    family = family_of_architecture(header.architecture)
+    family = family_of_file(header)
     fields = {**family.fields, **family.optional}
     values = {attribute: _fact(header, fact, shown) for fact, attribute in fields.items()}
     for fact in ("block_count", "embedding_length", "attention.head_count", "context_length"):
@@ -115,7 +114,7 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
         values["head_dim"] = head_dim
     names = header.tensors
     values |= {attribute: tensor in names for attribute, tensor in family.biases.items()}
-    known = {name: value for name, value in values.items() if value is not None}
+    known = family.computed | {name: value for name, value in values.items() if value is not None} | family.read(header)
     absent = {name: None for name in family.optional.values() if name not in known}
     known |= {f"{name}_token_id": header.facts.get(f"tokenizer.ggml.{fact}_token_id") for name, fact in _IDS.items()}
     if "token_embd.weight" not in names:
@@ -185,9 +184,7 @@ def _generation_config(header: GgufHeader, config: PreTrainedConfig) -> object:
 @torch.no_grad()
 def _fill(model: PreTrainedModel, path: Path, header: GgufHeader, family: Family) -> None:
     """Copy all tensors of a file into a model, and check that none is missing or left over."""
-    state = model.state_dict()
-    if model.config.tie_word_embeddings:
-        state.pop(_HEAD, None)
+    state = file_tensors(model)
     names = {other: name for name, other in gguf_names(family, model.config.num_hidden_layers, state).items()}
     entries = {entry.name: entry for entry in header.entries if entry.name not in ROPE_TENSORS}
     problems = [

@@ -17,6 +17,7 @@ Type = GGMLQuantizationType
 _EXACT, _HALF, _EIGHT = Bound(1e-5, 1.001), Bound(0.01, 1.01), Bound(0.02, 1.02)
 _SIX, _FIVE, _FOUR, _THREE = Bound(0.05, 1.05), Bound(0.1, 1.1), Bound(0.25, 1.25), Bound(0.75, 2.0)
 
+_ROUTER = ".ffn_gate_inp"
 _NARROWER = {Type.Q3_K: Type.Q4_0, Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 """Types for rows whose width is no multiple of a K-quant's 256 values, as llama.cpp chooses them."""
 
@@ -133,7 +134,7 @@ def tensor_type(precision: GgufPrecision, name: str, shape: tuple[int, ...], num
         num_layers: the model's layers.
         tied: True if the embeddings are the output matrix, too.
     """
-    if len(shape) == 1 or name.startswith(("position_embd", "rope_")):
+    if len(shape) == 1 or name.startswith(("position_embd", "rope_")) or _ROUTER in name:
         return Type.F32
     layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
     chosen = precision.usual

@@ -27,7 +27,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 _CLOSE = 1e-3
 
-_PARTIAL = frozenset({"stablelm", "phi2"})
+_PARTIAL = frozenset({"stablelm", "phi2", "gptneox"})
 """Families of which transformers turns a part of each head unless it is told the share."""
 
 

@@ -12,11 +12,34 @@ from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.convert.families import Family
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["from_gguf", "gguf_names", "to_gguf"]
+__all__ = ["file_tensors", "from_gguf", "gguf_names", "to_gguf"]
 
 _SUFFIXES = (".weight", ".bias")
+_HEAD = "lm_head.weight"
+_SHARED_GATE = "shared_expert_gate.weight"
+_FUSED = ("query_key_value.weight", "query_key_value.bias")
+_GATE_AND_UP, _DOWN = ".experts.gate_up_proj", ".experts.down_proj"
+
+
+def file_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of a transformers model that a GGUF file holds, by names that `gguf_names` knows.
+
+    They are views of the model's own, so values that are copied into them are in the model. A head that is tied to the
+    embeddings is left out, and the gate and up matrices of experts are two tensors.
+    """
+    found = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(_GATE_AND_UP):
+            experts, half = name.removesuffix("gate_up_proj"), tensor.shape[1] // 2
+            found[f"{experts}gate_proj.weight"] = tensor[:, :half]
+            found[f"{experts}up_proj.weight"] = tensor[:, half:]
+        elif name.endswith(_DOWN):
+            found[f"{name}.weight"] = tensor
+        elif name != _HEAD or not model.config.tie_word_embeddings:
+            found[name] = tensor
+    return found
 
 
 def gguf_names(family: Family, num_layers: int, names: Iterable[str]) -> dict[str, str]:
@@ -25,7 +48,7 @@ def gguf_names(family: Family, num_layers: int, names: Iterable[str]) -> dict[st
     Args:
         family: the model's.
         num_layers: its layers.
-        names: keys of its state dict.
+        names: keys of `file_tensors`.
 
     Raises:
         UnsupportedError: a tensor has no place in a file of that architecture.
@@ -55,6 +78,8 @@ def to_gguf(family: Family, config: PreTrainedConfig, name: str, tensor: torch.T
         return tensor.t().contiguous()
     if family.norm_offset and name.endswith("norm.weight"):
         return tensor + family.norm_offset
+    if family.groups and name.endswith(_FUSED):
+        return _ungrouped(tensor, config.num_attention_heads, family.groups(config))
     if family.permutes and (heads := _rotated_heads(config, name)):
         return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
     return tensor
@@ -66,6 +91,10 @@ def from_gguf(family: Family, config: PreTrainedConfig, name: str, tensor: torch
         return tensor.t().contiguous()
     if family.norm_offset and name.endswith("norm.weight"):
         return tensor - family.norm_offset
+    if family.groups and name.endswith(_FUSED):
+        return _grouped(tensor, config.num_attention_heads, family.groups(config))
+    if name.endswith(_SHARED_GATE):  # a row; older files have it as a list
+        return tensor.reshape(1, -1)
     if family.permutes and (heads := _rotated_heads(config, name)):
         return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
     return tensor
@@ -78,3 +107,18 @@ def _rotated_heads(config: PreTrainedConfig, name: str) -> int:
     if name.endswith(("k_proj.weight", "k_proj.bias")):
         return int(config.num_key_value_heads)
     return 0
+
+
+def _ungrouped(tensor: torch.Tensor, heads: int, groups: int) -> torch.Tensor:
+    """Return all queries, all keys and all values of a tensor whose groups each have queries, a key and a value."""
+    rest = tensor.shape[1:]
+    grouped = tensor.reshape(groups, heads // groups + 2, -1, *rest)
+    return torch.cat([part.reshape(-1, *rest) for part in (grouped[:, :-2], grouped[:, -2], grouped[:, -1])])
+
+
+def _grouped(tensor: torch.Tensor, heads: int, groups: int) -> torch.Tensor:
+    """Return the reverse of `_ungrouped`."""
+    rest, width = tensor.shape[1:], tensor.shape[0] // (heads + 2 * groups)
+    keys, values = heads * width, (heads + groups) * width
+    parts = (tensor[:keys], tensor[keys:values], tensor[values:])
+    return torch.cat([part.reshape(groups, -1, width, *rest) for part in parts], dim=1).reshape(tensor.shape)

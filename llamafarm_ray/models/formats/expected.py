@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.models.convert.families import family_of_architecture
+from llamafarm_ray.models.convert.families import family_of_config
 from llamafarm_ray.models.convert.rope import ROPE_TENSORS
-from llamafarm_ray.models.convert.tensors import gguf_names
+from llamafarm_ray.models.convert.tensors import file_tensors, gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.header_check import not_needed, tied_names
@@ -62,12 +62,11 @@ def _as_loaded(model: PreTrainedModel, expected: Shapes, found: Shapes) -> Shape
     return {f"{prefix}{name}" if f"{prefix}{name}" in expected else name: shape for name, shape in found.items()}
 
 
-def compare_with_facts(config: PreTrainedConfig, architecture: str, found: Shapes) -> Comparison:
+def compare_with_facts(config: PreTrainedConfig, found: Shapes) -> Comparison:
     """Compare the tensors of a GGUF file with those that its facts make.
 
     Args:
         config: the transformers configuration of the facts.
-        architecture: GGUF's name of it.
         found: shapes by name, the fastest dimension first.
     """
     try:
@@ -75,17 +74,21 @@ def compare_with_facts(config: PreTrainedConfig, architecture: str, found: Shape
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         return Comparison(unchecked=first_line(error))
-    family = family_of_architecture(architecture)
-    state = model.state_dict()
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
+    family, state = family_of_config(config), file_tensors(model)
     names = gguf_names(family, config.num_hidden_layers, state)
     turned = {name: bool(family.transposed) and name.endswith(family.transposed) for name in state}
     shapes = {
-        names[name]: tuple(tensor.shape) if turned[name] else tuple(reversed(tensor.shape))
-        for name, tensor in state.items()
+        names[name]: _plain(tensor.shape if turned[name] else reversed(tensor.shape)) for name, tensor in state.items()
     }
-    return _compared(model, shapes, {name: shape for name, shape in found.items() if name not in ROPE_TENSORS})
+    return _compared(model, shapes, {name: _plain(one) for name, one in found.items() if name not in ROPE_TENSORS})
+
+
+def _plain(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return a shape, the fastest dimension first, without the ones at its end, which files may leave out."""
+    plain = list(shape)
+    while len(plain) > 1 and plain[-1] == 1:
+        plain.pop()
+    return tuple(plain)
 
 
 def _compared_packed(model: PreTrainedModel, found: Shapes) -> Comparison:

@@ -256,7 +256,7 @@ def _against_facts(files: ModelFiles, name: str, header: GgufHeader) -> tuple[Co
 
     try:
         config = gguf_config(header, read, shown=name)
-        return compare_with_facts(config, header.architecture, header.tensors), str(config.model_type)
+        return compare_with_facts(config, header.tensors), str(config.model_type)
     except LlamaFarmError as error:
         return Comparison(unchecked=error.message), ""
 

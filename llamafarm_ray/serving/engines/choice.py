@@ -49,9 +49,15 @@ def choose_engine(
             f"deployment.engine is {asked}, and the base model {base.reference!r} holds no {wanted} file.",
             hint="Set deployment.engine to auto.",
         )
-    if wanted != "safetensors":
-        _check_files(wanted, adapters, registry)
-        return wanted
+    match wanted:
+        case "openvino" | "mlx":
+            raise UnsupportedError(
+                f"The base model {base.reference!r} is in the format of {wanted}, which no engine serves.",
+                hint="Deploy the model that it was converted from, or set deployment.engine to custom.",
+            )
+        case "gguf" | "onnx":
+            _check_files(wanted, adapters, registry)
+            return wanted
     records = [registry.resolve(reference) for reference in adapters]
     if asked == "transformers" or (asked == "auto" and gives_vectors(base.folder)):
         return "transformers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,9 @@ _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _ZIP = b"PK\x03\x04"
 """Beginning of torch's archives, and of other archives."""
 _NUMPY = b"\x93NUMPY"
+_NETWORK_BYTES = 256
+_NETWORK = re.compile(rb"\s*<\?xml[^>]*\?>\s*<net\s")
+"""Beginning of a network in OpenVINO's format."""
 
 
 def refuse_pickles(path: Path) -> None:
@@ -27,12 +31,22 @@ def refuse_pickles(path: Path) -> None:
     Raises:
         InputError: it is, or can hold, pickled code.
     """
-    if PICKLE_SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes) or _holds_pickles(path):
+    is_named_so = PICKLE_SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes)
+    if (is_named_so and not _is_of_openvino(path)) or _holds_pickles(path):
         raise InputError(
             f"{str(path)!r} can hold pickled code, which runs when it is loaded.",
             hint="Weights are accepted as safetensors, GGUF or ONNX: `llamafarm models convert --convert-pickle` reads "
             "pickled ones.",
         )
+
+
+def _is_of_openvino(path: Path) -> bool:
+    """Return True for the weights of an OpenVINO model: plain numbers, beside the network of the same name."""
+    network = path.with_suffix(".xml")
+    if path.suffix != ".bin" or len(path.suffixes) != 1 or not network.is_file():
+        return False
+    with network.open("rb") as file:
+        return _NETWORK.match(file.read(_NETWORK_BYTES)) is not None
 
 
 def _holds_pickles(path: Path) -> bool:

@@ -76,6 +76,16 @@ def read_tensor_list(file: BinaryIO, size_bytes: int, *, shown: str) -> tuple[Te
         ) from None
 
 
+def is_mlx(path: Path) -> bool:
+    """Return True if a file says that MLX wrote it; False for one that is not sound, too."""
+    try:
+        with path.open("rb") as file:
+            metadata = _read_header(file, path.stat().st_size)[0].get("__metadata__")
+    except (OSError, ValueError):
+        return False
+    return isinstance(metadata, dict) and metadata.get("format") == "mlx"
+
+
 def _read_header(file: BinaryIO, size_bytes: int) -> tuple[dict[str, object], int]:
     prefix = file.read(_PREFIX_BYTES)
     if len(prefix) < _PREFIX_BYTES:

@@ -20,7 +20,9 @@ from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.inspection.model_source import ModelSource, opened_model, opened_pickle
 from llamafarm_ray.workflows.models.llama_cpp import check_in_llama_cpp, has_llama_cpp
+from llamafarm_ray.workflows.models.mlx_runtime import convert_to_mlx
 from llamafarm_ray.workflows.models.onnx_runtime import convert_to_onnx
+from llamafarm_ray.workflows.models.openvino_runtime import convert_to_openvino
 from llamafarm_ray.workflows.models.parents import Parent, find_parent, new_folder, write_record
 
 __all__ = ["ADAPTER_NAME", "RECORD_NAME", "ConvertedModel", "convert", "write_conversion"]
@@ -33,8 +35,10 @@ ADAPTER_NAME = "adapter.gguf"
 
 _TOOLS = (
     *("torch", "transformers", "gguf", "xllamacpp", "onnx", "onnxscript", "onnxruntime"),
-    *("compressed-tensors", "bitsandbytes"),
+    *("openvino", "mlx", "mlx-lm", "compressed-tensors", "bitsandbytes"),
 )
+_EXPORTS = {"onnx": convert_to_onnx, "openvino": convert_to_openvino, "mlx": convert_to_mlx}
+"""Conversions to formats that have runtimes of their own, by target."""
 _AUTO = "auto"
 
 
@@ -49,8 +53,8 @@ class ConvertedModel:
         target: the format.
         precision: the format of its weights.
         difference: from the source, by name.
-        base_model: the base model that registration names: the source of a GGUF or ONNX file, or an adapter's base;
-            empty for an archive, and for results in transformers' layout.
+        base_model: the base model that registration names: the source of a result in another format than
+            transformers', or an adapter's base; empty for an archive, and for results in transformers' layout.
         notes: remarks on it.
     """
 
@@ -82,7 +86,7 @@ def convert(
         registry: registry for names.
         model: a folder, GGUF file, wheel or zip file, or name; of a model or of an adapter.
         output: the folder to write.
-        to: ``safetensors``, ``gguf`` or ``onnx``.
+        to: ``safetensors``, ``gguf``, ``onnx``, ``openvino`` or ``mlx``.
         precision: of the weights; ``auto`` is the source's own, and bf16 for quantized ones.
         base_model: place of an adapter's base, if not the one in its record.
         convert_pickle: read a folder's pickled weights, in a process with limits.
@@ -125,17 +129,20 @@ def _converted(
     source: ModelSource, folder: Path, target: Target, precision: str, on_stage: Callable[[str, float], None]
 ) -> Conversion:
     documents = source.documents
-    if target == "onnx":
-        return convert_to_onnx(source.path, folder, precision=precision, documents=documents, on_stage=on_stage)
-    return convert_model(
-        source.path,
-        folder,
-        target=target,
-        precision=precision,
-        name=source.name,
-        documents=documents,
-        on_stage=on_stage,
-    )
+    match target:
+        case "safetensors" | "gguf":
+            return convert_model(
+                source.path,
+                folder,
+                target=target,
+                precision=precision,
+                name=source.name,
+                documents=documents,
+                on_stage=on_stage,
+            )
+        case _:
+            export = _EXPORTS[target]
+            return export(source.path, folder, precision=precision, documents=documents, on_stage=on_stage)
 
 
 def _check_target(output: Path, target: Target, *, is_adapter: bool) -> None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from llamafarm_ray.models.convert.conversion import (
-    Conversion,
-    bound_of,
-    check_tokens,
-    copy_configuration,
-    read_model,
-    write_companions,
-)
-from llamafarm_ray.models.convert.measure import Outputs, check_difference, compare, measured_inputs, run_model
-from llamafarm_ray.models.convert.onnx_file import LAYERS_NAME, check_can_export, write_onnx_model
-from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.models.convert.conversion import Conversion
+from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, check_can_export, write_onnx_model
+from llamafarm_ray.models.convert.measure import Outputs
 from llamafarm_ray.serving.engines.onnx import layer_outputs, onnx_decoder
+from llamafarm_ray.workflows.models.exported import convert_by_export, in_parts
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-__all__ = ["convert_to_onnx", "run_in_onnx_runtime"]
+__all__ = ["convert_to_onnx", "graph_precision"]
 
 _AUTO = "auto"
 
@@ -53,52 +41,31 @@ def convert_to_onnx(
         IntegrityError: the result answers differently.
     """
     check_can_export()
-    on_stage("reading", 0.0)
-    model, tokenizer, own = read_model(source)
-    chosen = precision if precision != _AUTO else "fp16" if own == "fp16" else "fp32"
-    on_stage("measuring the source", 0.0)
-    config = model.config
-    inputs = measured_inputs(tokenizer, config)
-    before = run_model(model, inputs)
-    _write_configuration(model, source, output)
-    write_companions(tokenizer, source, output, documents)
-    del model
-    gc.collect()  # the exporter reads the model in a process of its own
-    on_stage("writing", 0.0)
-    write_onnx_model(source, output, chosen)
-    on_stage("measuring the result", 0.0)
-    check_tokens(inputs, measured_inputs(load_tokenizer(output), config))
-    after = run_in_onnx_runtime(output, inputs)
-    (output / LAYERS_NAME).unlink()
-    difference = compare(before, after)
-    check_difference(difference, bound_of("onnx", chosen), converted=f"The model in onnx at {chosen}")
-    return Conversion("onnx", chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
+    return convert_by_export(
+        source,
+        output,
+        target="onnx",
+        choose=graph_precision(precision),
+        write=write_onnx_model,
+        run=_run,
+        documents=documents,
+        on_stage=on_stage,
+    )
 
 
-def run_in_onnx_runtime(folder: Path, inputs: Sequence[torch.Tensor]) -> Outputs:
-    """Run a model on the measured texts as the engine serves it: a part, then more of it on the cache of that.
+def graph_precision(asked: str) -> Callable[[str], str]:
+    """Return a choice of a graph's precision: the one that is asked for, else fp16 for a source in fp16, else fp32."""
+    return lambda own: asked if asked != _AUTO else "fp16" if own == "fp16" else "fp32"
 
-    Args:
-        folder: a folder that `write_onnx_model` wrote.
-        inputs: token ids, see `measured_inputs`.
 
-    Raises:
-        InputError: ONNX Runtime can't load or compute the file.
-    """
+def _run(folder: Path, inputs: Sequence[torch.Tensor]) -> Outputs:
+    """Run a model on the measured texts in ONNX Runtime, and remove the file that is for the measurement alone."""
     decoder = onnx_decoder(folder)
     found = []
     for ids in inputs:
-        tokens, half = ids.tolist(), (len(ids) + 1) // 2
         cache = decoder.new_cache()
-        parts = [tokens[:half], tokens[half:-1], tokens[-1:]]
-        logits = [decoder.logits(part, cache, all_of_them=True) for part in parts if part]
-        found.append(torch.cat(logits)[: len(tokens)].float().log_softmax(-1))
-    return Outputs(inputs, found, layer_outputs(folder / LAYERS_NAME, inputs[-1].tolist()))
-
-
-def _write_configuration(model: PreTrainedModel, source: Path, output: Path) -> None:
-    if source.is_file():
-        model.config.save_pretrained(str(output))
-        model.generation_config.save_pretrained(str(output))
-    else:
-        copy_configuration(source, output)
+        logits = [decoder.logits(part, cache, all_of_them=True) for part in in_parts(ids)]
+        found.append(torch.cat(logits).float().log_softmax(-1))
+    hidden = layer_outputs(folder / LAYERS_NAME, inputs[-1].tolist())
+    (folder / LAYERS_NAME).unlink()
+    return Outputs(inputs, found, hidden)

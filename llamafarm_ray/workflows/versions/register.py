@@ -286,7 +286,7 @@ def _dataset(registry: RegistryApi, name: str | None) -> dict[str, object]:
 
 
 def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
-    """Return a folder's kind, by its files; quantized weights, GGUF and ONNX files of a named base are its forms.
+    """Return a folder's kind, by its files; quantized weights, and other formats of a named base, are its forms.
 
     Raises:
         InputError: it is nothing that can be registered.
@@ -305,7 +305,7 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
             f"{folder} holds neither adapter_config.json nor config.json nor a GGUF file.",
             hint="Give the folder of an adapter or of a whole model.",
         )
-    if is_derived and (formats[:1] in {("gguf",), ("onnx",)} or is_packed(folder)):
+    if is_derived and (formats[:1] not in {(), ("safetensors",)} or is_packed(folder)):
         return ModelKind.QUANTIZED
     return ModelKind.EMBEDDING if is_embedding else ModelKind.BASE
 

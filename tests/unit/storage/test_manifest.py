@@ -184,6 +184,27 @@ def test_a_pickle_by_another_name_is_refused(folder, name, data):
         Manifest.of_folder(folder)
 
 
+@pytest.mark.parametrize(
+    ("network", "weights", "accepted"),
+    [
+        (b'<?xml version="1.0"?>\n<net name="model" version="11">', b"\0\0\x80\x3f", True),
+        (b'<?xml version="1.0"?>\n<net name="model" version="11">', pickle.dumps([1], protocol=2), False),
+        (b'<?xml version="1.0"?>\n<notes>', b"\0\0\x80\x3f", False),
+        (None, b"\0\0\x80\x3f", False),
+    ],
+)
+def test_numbers_beside_a_network_of_openvino_are_no_pickle(folder, network, weights, accepted):
+    (folder / "model.bin").write_bytes(weights)
+    if network is not None:
+        (folder / "model.xml").write_bytes(network)
+    if accepted:
+        media_types = {entry.path: entry.media_type for entry in Manifest.of_folder(folder).files}
+        assert media_types["model.xml"] == "application/xml"
+    else:
+        with pytest.raises(InputError, match="pickled"):
+            Manifest.of_folder(folder)
+
+
 def test_an_archive_without_pickles_and_a_header_that_looks_like_one_are_fine(folder):
     with zipfile.ZipFile(folder / "docs.zip", "w") as archive:
         archive.writestr("readme.txt", "x")

@@ -13,16 +13,18 @@ import zipfile
 import fsspec
 import pytest
 import torch
-from family_models import write_family_model
+from family_models import family_model, write_family_model
 from file_server import hub_server
 from gguf_files import write_gguf
 from model_files import gguf_bytes, safetensors_bytes
 from safetensors.torch import load_file, save_file
 from tiny_adapters import write_adapter
-from tiny_model import make_tiny_model
+from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.errors import InputError, NotFoundError, UnsupportedError
+from llamafarm_ray.models.convert.gguf_file import write_gguf_model
+from llamafarm_ray.models.convert.precisions import gguf_precision
 from llamafarm_ray.models.formats.files import FolderFiles, RangedFile
 from llamafarm_ray.models.formats.packed_count import count_parameters
 from llamafarm_ray.registry import RegistryService
@@ -190,6 +192,16 @@ def test_a_gguf_file_is_compared_with_its_facts(base, registry, tmp_path):
     assert (seen.problems, seen.comparison.unchecked) == ([], "")
     assert set(seen.weight_bytes) == {"F32", "Q8_0"}
     assert (found.served_by, found.trained_by) == (("gguf",), ())
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "falcon, groups of keys"])
+def test_experts_and_fused_heads_in_gguf_are_compared_too(registry, tmp_path, family):
+    tokenizer, path = make_tiny_tokenizer(), tmp_path / "model.gguf"
+    model = family_model(family, vocab_size=len(tokenizer))
+    write_gguf_model(model, tokenizer, path, gguf_precision("q8_0"), name="tiny")
+    seen = inspect_model(registry, str(path)).inspection
+    assert (seen.model_type, seen.problems, seen.comparison.unchecked) == (family.partition(",")[0], [], "")
+    assert seen.num_parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_a_gguf_file_without_a_layer_is_told(registry, tmp_path):

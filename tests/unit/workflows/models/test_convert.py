@@ -19,8 +19,9 @@ from tokenizers import normalizers
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError, UnsupportedError
-from llamafarm_ray.models.convert import conversion, measure, onnx_file
-from llamafarm_ray.models.convert.onnx_file import ONNX_NAME, write_onnx_model
+from llamafarm_ray.models.convert import conversion, measure
+from llamafarm_ray.models.convert.exports import onnx_file
+from llamafarm_ray.models.convert.exports.onnx_file import ONNX_NAME, write_onnx_model
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryService
@@ -388,6 +389,8 @@ def test_adapters_that_llama_cpp_does_not_add_are_refused(registry, tmp_path):
     [
         ({"to": "tflite"}, InputError, "no conversion to 'tflite'"),
         ({"to": "onnx", "precision": "bf16"}, InputError, "no precision 'bf16' of onnx"),
+        ({"to": "openvino", "precision": "int4"}, InputError, "no precision 'int4' of openvino"),
+        ({"to": "mlx", "precision": "q8_0"}, InputError, "no precision 'q8_0' of mlx"),
         ({"to": "gguf", "precision": "q4"}, InputError, "no precision 'q4'"),
         ({"to": "safetensors", "precision": "q8_0"}, InputError, "no precision 'q8_0'"),
         ({"to": "gguf", "base_model": "x"}, InputError, "for adapters"),

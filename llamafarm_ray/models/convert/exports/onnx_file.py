@@ -33,7 +33,7 @@ ONNX_NAME = "model.onnx"
 LAYERS_NAME = "layers.onnx"
 """The same graph on the same weights, which also gives the output of each layer."""
 
-_MODULE = "llamafarm_ray.models.convert.onnx_file"
+_MODULE = "llamafarm_ray.models.convert.exports.onnx_file"
 _LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 _HIDDEN = "hidden_states."
 _TEXTS = ("input_ids", "attention_mask", "position_ids")

@@ -1,0 +1,1 @@
+"""Models written for runtimes of other formats: ONNX, OpenVINO and MLX."""
