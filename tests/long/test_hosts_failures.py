@@ -91,7 +91,7 @@ def test_requests_are_answered_while_the_storage_is_away(served):
     assert "s3://" in refused
     assert "can't be" in refused
     assert "[" in served.models()
-    assert load.failed == []
+    assert load.failed == [], load.timeline(began)
     assert len(load.answered) > 10
     assert len({text for _, _, text in load.answered}) == 1
     report("serving: the longest answer while the storage was away", max(took for _, took, _ in load.answered))
@@ -199,7 +199,8 @@ def test_after_the_head_was_lost_ray_up_brings_everything_back_and_the_same_job_
     began = time.monotonic()
     cluster.up()
     assert cluster.models() == known
-    done = subprocess.run(cluster.job("head", *FIXED, *LONG), check=False, **TO_PIPE)
+    with cluster.dashboard():  # what led it to the laptop ended with the head
+        done = subprocess.run(cluster.job("head", *FIXED, *LONG), check=False, **TO_PIPE)
     report("the head lost: the same job has ended after", time.monotonic() - began)
     assert done.returncode == 0, done.stdout[-4000:]
     (step,) = re.findall(r"An unfinished run goes on after step (\d+)", done.stdout)
