@@ -13,6 +13,7 @@ standard input, and has one thread of Python, as a fork needs.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -122,7 +123,7 @@ class ForkServer:
             for key, _ in ready:
                 if key.data is None:
                     return None
-                request = key.data(key.fileobj)
+                request: Request | None = key.data(key.fileobj)
                 if request is not None:
                     return request
 
@@ -234,6 +235,7 @@ def run_worker(request: Request) -> None:
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
         os.close(stream)
+    atexit.register(gc.unfreeze)  # else libraries report what is never freed as leaks
     os.environ.clear()
     os.environ.update(request.variables)
     os.umask(request.umask)

@@ -1,4 +1,4 @@
-"""The script that a local Ray starts for each worker: it has the worker forked from one process that has all imported.
+"""The script that a local Ray starts for each worker: it has the worker forked from a process that has imported it all.
 
 It takes the arguments of Ray's own ``setup_worker.py``, asks the server at ``$LLAMAFARM_FORK_SERVER``
 (:mod:`llamafarm_ray.clusters.fork_server`), and stays as long as the worker does: a signal to one is a signal to the
@@ -19,9 +19,11 @@ import socket
 import sys
 from typing import NoReturn
 
-__all__ = ["CANNOT", "SOCKET_VARIABLE", "main", "receive", "script_and_variables"]
+__all__ = ["CANNOT", "SOCKET_NAME", "SOCKET_VARIABLE", "main", "receive", "run_forked", "script_and_variables"]
 
 SOCKET_VARIABLE = "LLAMAFARM_FORK_SERVER"
+SOCKET_NAME = "fork-server.sock"
+"""Name of the server's socket in the folder of its Ray."""
 CANNOT = "no"
 """The server's answer where a worker can't be forked; else it is the worker's pid, and then its exit status."""
 _CONTEXT = "--serialized-runtime-env-context="
@@ -42,7 +44,8 @@ def main(arguments: list[str]) -> NoReturn:
         _become([script.replace("default_worker", "setup_worker"), *arguments])
     words, variables = wanted
     os.environ.update(variables)
-    status = _forked(words)
+    path = os.environ.get(SOCKET_VARIABLE)
+    status = run_forked(words, path) if path else None
     if status is None:
         _become(words)
     if status < 0:  # a signal ended the worker: so it shall be for who waits here
@@ -94,15 +97,22 @@ def receive(connection: socket.socket) -> tuple[str, list[int]]:
     return b"".join(parts).decode(), list(streams)
 
 
-def _forked(words: list[str]) -> int | None:
-    """Have the worker forked; return its exit status, or None where there was no fork."""
-    path = os.environ.get(SOCKET_VARIABLE)
-    if not path:
-        return None
+def run_forked(words: list[str], path: str) -> int | None:
+    """Run a script in a fork of the server's process, with this process's streams, variables and folder.
+
+    Signals that would end or stop this process are the fork's too.
+
+    Args:
+        words: the script and its arguments.
+        path: of the server's socket.
+
+    Returns:
+        Its exit status, below 0 where a signal ended it; None where the server can't fork it.
+    """
     umask = os.umask(0o077)
     os.umask(umask)
     blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
-    variables = dict(os.environ)
+    variables = {**os.environ, SOCKET_VARIABLE: path}
     message = json.dumps(
         {"arguments": words, "variables": variables, "folder": os.getcwd(), "umask": umask, "blocked": blocked}  # noqa: PTH109 - without pathlib, which takes as long as the rest
     ).encode()
@@ -117,16 +127,27 @@ def _forked(words: list[str]) -> int | None:
             pid = lines.readline().strip()
             if not pid.isdigit():
                 return None
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, lambda number, _: _send(int(pid), number))
+            _pass_signals_on(int(pid))
             return int(lines.readline().strip() or _SERVER_GONE)
     except OSError:
         return _SERVER_GONE if pid.isdigit() else None
 
 
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _pass_signals_on(pid: int) -> None:
+    def send(number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def stop(*_: object) -> None:
+        send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until SIGCONT comes
+        send(signal.SIGCONT)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: send(number))
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTSTP, stop)
 
 
 def _become(words: list[str]) -> NoReturn:

@@ -110,7 +110,7 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
 @contextmanager
 def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
     """Have the workers of a Ray that is started in the block forked from a process of their own."""
-    path = folder / "fork-server.sock"
+    path = folder / forked_worker.SOCKET_NAME
     with (folder / "fork-server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(  # our own module
             [sys.executable, "-m", fork_server.__name__, str(path), ",".join(modules)],
@@ -119,10 +119,15 @@ def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
             stderr=log,
             start_new_session=True,
         )
+    before = os.environ.get(forked_worker.SOCKET_VARIABLE)  # of the Ray that this process was forked for
+    os.environ[forked_worker.SOCKET_VARIABLE] = str(path)
     try:
-        with workers_started_by(Path(forked_worker.__file__)), default(forked_worker.SOCKET_VARIABLE, str(path)):
+        with workers_started_by(Path(forked_worker.__file__)):
             yield
     finally:
+        os.environ.pop(forked_worker.SOCKET_VARIABLE, None)
+        if before is not None:
+            os.environ[forked_worker.SOCKET_VARIABLE] = before
         server.communicate()  # it ends with its standard input
 
 

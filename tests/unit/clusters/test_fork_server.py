@@ -4,14 +4,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import wait_until
 
-from llamafarm_ray.clusters import fork_server, forked_worker
-from llamafarm_ray.clusters.forked_worker import SOCKET_VARIABLE, script_and_variables
+from llamafarm_ray.clusters import fork_server, forked_worker, standing
+from llamafarm_ray.clusters.forked_worker import SOCKET_NAME, SOCKET_VARIABLE, script_and_variables
 
 TELLS = """
 import json, os, signal, sys
@@ -119,6 +119,17 @@ def test_a_signal_to_the_starter_ends_the_worker(server, waits, number):
     worker_ended(worker)
 
 
+def test_a_stop_of_the_starter_stops_the_worker_until_it_goes_on(server, waits):
+    with start(waits, server[1]) as starter:
+        worker = psutil.Process(int(starter.stdout.readline()))
+        starter.send_signal(signal.SIGTSTP)
+        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, 30)
+        starter.send_signal(signal.SIGCONT)
+        wait_until(lambda: worker.status() != psutil.STATUS_STOPPED, 30)
+        starter.terminate()
+        assert starter.wait(60) == -signal.SIGTERM
+
+
 def test_the_starter_ends_as_its_worker_does(server, waits):
     with start(waits, server[1]) as starter:
         os.kill(int(starter.stdout.readline()), signal.SIGKILL)
@@ -136,10 +147,49 @@ def test_a_server_that_ends_leaves_its_workers_running(server, waits):
 
 
 def worker_ended(worker):
-    deadline = time.monotonic() + 60
-    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
+
+
+def test_a_command_runs_in_a_fork_where_there_is_a_ray_that_stays(server, tells, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("LLAMAFARM_HOME", str(home))
+    (home / "rays").mkdir(parents=True)
+    server[1].rename(tmp_path / SOCKET_NAME)
+    standing.record(
+        standing.StandingRay(
+            address="",
+            dashboard_url="",
+            token="",
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            boot_id=standing.boot_id(),
+            folder=str(tmp_path),
+            idle_timeout_s=0,
+            ray_version="",
+            python=sys.executable,
+        )
+    )
+
+    def run(verb, **more):
+        words = [str(tells), "models", verb]
+        code = f"import sys; from llamafarm_ray.cli.main import main; sys.argv = {words}; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **more},
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    forked = run("train")
+    assert forked.returncode == 7
+    assert json.loads(forked.stdout)["parent"] == server[0].pid
+    assert json.loads(forked.stdout)["arguments"] == ["models", "train"]
+    here = run("train", HF_HOME="/elsewhere")
+    assert here.returncode != 7
+    nested = run("train", **{SOCKET_VARIABLE: str(tmp_path / SOCKET_NAME)})
+    assert nested.returncode != 7
+    assert run("no-such-verb").returncode == 2
 
 
 def test_a_request_that_is_cut_short_leaves_the_server_as_it_is(server, tells):
