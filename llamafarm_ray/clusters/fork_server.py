@@ -37,7 +37,17 @@ from llamafarm_ray.clusters.ray_private import on_omp_threads
 
 __all__ = ["BUILDS", "MODULES", "ForkServer", "Request", "code_stamp", "main", "run_worker"]
 
-BUILDS = ("pandas", "pyarrow.parquet", "pyarrow.dataset", "pydantic", "jsonschema", "psutil")
+BUILDS = (
+    "pandas",
+    "pyarrow.parquet",
+    "pyarrow.dataset",
+    "pydantic",
+    "jsonschema",
+    "psutil",
+    "llamafarm_ray.data.build.documents",
+    "llamafarm_ray.data.quality.whole_set",
+    "llamafarm_ray.registry",
+)
 """What every worker and those of builds import; none of them imports Ray."""
 MODULES = (
     *BUILDS,
@@ -51,6 +61,8 @@ MODULES = (
     "llamafarm_ray.training.checkpoints",
     "llamafarm_ray.training.methods",
     "llamafarm_ray.training.objectives",
+    "llamafarm_ray.training.estimate",
+    "llamafarm_ray.cli.main",
 )
 """The same, and what workers of training import."""
 _READ_AT_IMPORT = (
