@@ -28,6 +28,7 @@ import psutil
 
 __all__ = [
     "BUCKET",
+    "CLIENT",
     "GATEWAY",
     "HOSTS",
     "NODE_ENV",
@@ -46,6 +47,8 @@ FOLDER = Path("/var/tmp/llamafarm-hosts")  # noqa: S108  (not in /tmp, which eac
 BRIDGE = "llamafarm-hosts"
 GATEWAY = "198.18.77.1"
 """This machine's own address in that network; 198.18.0.0/15 is kept for tests (RFC 2544)."""
+CLIENT = "198.18.77.2"
+"""Another of this machine, for clients of the cluster: it stays while the storage's is away."""
 HOSTS = {"laptop": "198.18.77.10", "head": "198.18.77.11", "worker-1": "198.18.77.12", "worker-2": "198.18.77.13"}
 S3_PORT = 9000
 S3_URL = f"http://{GATEWAY}:{S3_PORT}"
@@ -254,7 +257,10 @@ def _made() -> dict[str, Host]:
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "llamafarm-hosts", "-f", str(FOLDER / name)]
         subprocess.run(command, check=True)
     _ip("link", "add", BRIDGE, "type", "bridge")
-    _ip("address", "add", f"{GATEWAY}/24", "dev", BRIDGE)
+    for address in (GATEWAY, CLIENT):
+        _ip("address", "add", f"{address}/24", "dev", BRIDGE)
+    keeps_others = Path("/proc/sys/net/ipv4/conf") / BRIDGE / "promote_secondaries"
+    keeps_others.write_text("1", encoding="ascii")  # else the first address takes the others along when it is deleted
     _ip("link", "set", BRIDGE, "up")
     made = {}
     for name, address in HOSTS.items():

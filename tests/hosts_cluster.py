@@ -7,6 +7,7 @@ import json
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Self
 import httpx
 import pytest
 import yaml
-from hosts import BUCKET, FOLDER, GATEWAY, HOSTS, NODE_ENV, ROOT, S3_PORT, Host, hosts, why_not
+from hosts import BUCKET, CLIENT, FOLDER, GATEWAY, HOSTS, NODE_ENV, ROOT, S3_PORT, Host, hosts, why_not
 from patience import patience
 from readme_commands import exports, readme
 from s3 import s3_on
@@ -258,7 +259,8 @@ class HostsCluster:
         shown = self.key if key is None else key
         headers = {"Authorization": f"Bearer {shown}"} if shown else {}
         url = f"http://{HOSTS[host]}:{PORT}/v1/completions"
-        return httpx.post(url, json={**BODY, "model": model}, headers=headers, timeout=timeout_s)
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=CLIENT), timeout=timeout_s) as client:
+            return client.post(url, json={**BODY, "model": model}, headers=headers)
 
 
 class Load:
@@ -286,6 +288,12 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def timeline(self, began: float) -> str:
+        """Return what failed, counted by seconds since ``began`` in steps of five, and how many were answered."""
+        failed = Counter((int(at - began) // 5 * 5, said[:80]) for at, said in self.failed)
+        answered = Counter(int(at - began) // 5 * 5 for at, _, _ in self.answered)
+        return f"answered: {sorted(answered.items())}; failed: {sorted(failed.items())}"
 
     def _ask_on(self) -> None:
         while not self._stop.is_set():

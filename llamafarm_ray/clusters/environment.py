@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["adopt", "runtime_environment"]
+from llamafarm_ray.clusters.forked_worker import SOCKET_VARIABLE
+
+__all__ = ["adopt", "as_adopted", "runtime_environment"]
 
 _FILE = "LLAMAFARM_DRIVER_ENVIRONMENT"
-_OF_A_PROCESS = {"_", "LLAMAFARM_LOCAL_RAY", "OLDPWD", "PWD", "SHLVL", _FILE}
+_OF_A_PROCESS = {"_", "LLAMAFARM_LOCAL_RAY", "OLDPWD", "PWD", "SHLVL", SOCKET_VARIABLE, _FILE}
 _RAYS = ("RAY_", "__RAY_", "CUDA_VISIBLE_", "HIP_VISIBLE_", "ROCR_VISIBLE_", "TT_VISIBLE_", "ASCEND_")
 """Ray sets these for each worker."""
 
@@ -41,14 +44,27 @@ def runtime_environment(folder: Path) -> dict[str, object]:
 def adopt() -> None:
     """Take over the variables and the current folder of this worker's driver; Ray calls it as the worker starts."""
     given = json.loads(Path(os.environ[_FILE]).read_bytes())
-    for name in [name for name in os.environ if not _is_the_workers(name) and name not in given["variables"]]:
+    variables = as_adopted(os.environ)
+    for name in [name for name in os.environ if name not in variables]:
         del os.environ[name]
-    os.environ.update(given["variables"])
+    os.environ.update(variables)
     with contextlib.suppress(OSError):  # a deployment's worker may start after its driver's folder is gone
         os.chdir(given["folder"])
     for path in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if path and path not in sys.path:
             sys.path.insert(0, path)
+
+
+def as_adopted(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a worker once it has taken over its driver's.
+
+    Args:
+        variables: that the worker is started with; without a driver's file, they are returned as they are.
+    """
+    if _FILE not in variables:
+        return dict(variables)
+    drivers: dict[str, str] = json.loads(Path(variables[_FILE]).read_bytes())["variables"]
+    return {name: value for name, value in variables.items() if _is_the_workers(name)} | drivers
 
 
 def _is_the_workers(name: str) -> bool:

@@ -14,6 +14,7 @@ import time
 
 import psutil
 
+from llamafarm_ray.clusters.fork_server import MODULES
 from llamafarm_ray.clusters.local_ray import local_ray, prepare_environment
 
 __all__ = ["main"]
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> str:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     prepare_environment()
-    with local_ray(with_dashboard=with_dashboard) as (folder, dashboard):
+    with local_ray(with_dashboard=with_dashboard, forks_with=MODULES) as (folder, dashboard):
         import ray  # after the environment that its parts read when they are imported
 
         address = ray.get_runtime_context().gcs_address

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from llamafarm_ray.clusters import fork_server, forked_worker
 from llamafarm_ray.clusters.leftovers import end_leftovers, marked_as
 from llamafarm_ray.clusters.ports import free_port, free_ports
-from llamafarm_ray.clusters.ray_private import named_agent_ports, on_loopback
+from llamafarm_ray.clusters.ray_private import named_agent_ports, on_loopback, workers_started_by
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
@@ -49,11 +53,13 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def local_ray(*, with_dashboard: bool) -> Iterator[tuple[Path, str]]:
+def local_ray(*, with_dashboard: bool, forks_with: Sequence[str] = ()) -> Iterator[tuple[Path, str]]:
     """Start a Ray for the time of a block, and connect to it; then end every process that it started.
 
     Args:
         with_dashboard: start its dashboard, too.
+        forks_with: modules that one process imports, and that its workers are forked with; not where there are GPUs,
+            which a fork can't use. Without any, each worker is an interpreter of its own.
 
     Yields:
         the folder that holds everything of it, and the dashboard's ``host:port``, empty without one.
@@ -66,7 +72,10 @@ def local_ray(*, with_dashboard: bool) -> Iterator[tuple[Path, str]]:
     folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
     try:
         os.environ.update(_proxy_environment(folder))
-        with marked_as(folder):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(marked_as(folder))
+            if forks_with and not _has_gpus():
+                stack.enter_context(_fork_server(folder, forks_with))
             yield folder, _start(folder, with_dashboard=with_dashboard)
     finally:
         ray.shutdown()
@@ -96,6 +105,34 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
         hint = "Is the disk full, or the machine too busy for a Ray to start within half a minute?"
         raise ClusterError(f"A local Ray could not be started: {str(error).rstrip('.')}.", hint=hint) from error
     return str(context.dashboard_url or "")
+
+
+@contextmanager
+def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
+    """Have the workers of a Ray that is started in the block forked from a process of their own."""
+    path = folder / forked_worker.SOCKET_NAME
+    with (folder / "fork-server.log").open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(  # our own module
+            [sys.executable, "-m", fork_server.__name__, str(path), ",".join(modules)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    before = os.environ.get(forked_worker.SOCKET_VARIABLE)  # of the Ray that this process was forked for
+    os.environ[forked_worker.SOCKET_VARIABLE] = str(path)
+    try:
+        with workers_started_by(Path(forked_worker.__file__)):
+            yield
+    finally:
+        os.environ.pop(forked_worker.SOCKET_VARIABLE, None)
+        if before is not None:
+            os.environ[forked_worker.SOCKET_VARIABLE] = before
+        server.communicate()  # it ends with its standard input
+
+
+def _has_gpus() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
 @contextmanager

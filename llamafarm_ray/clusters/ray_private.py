@@ -6,7 +6,8 @@ A test names each, so that an upgrade of Ray that moves one fails there:
   ``maybe_enable_token_auth_if_token_available``,
 * ``worker._worker_logs_enabled``,
 * ``ray_constants.ENABLE_RAY_CLUSTER``,
-* ``parameter.RayParams`` and its three ports of agents,
+* ``parameter.RayParams``, its three ports of agents and ``setup_worker_path``,
+* ``utils.set_omp_num_threads_if_unset``,
 * ``services.get_node_ip_address``.
 
 Ray is imported when a function is called: its parts read their environment when they are imported.
@@ -16,13 +17,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from llamafarm_ray.clusters.ports import free_ports
 
-__all__ = ["named_agent_ports", "node_address", "on_loopback", "raylet_off_stdout", "take_own_token", "token_shown"]
+__all__ = [
+    "named_agent_ports",
+    "node_address",
+    "on_loopback",
+    "on_omp_threads",
+    "raylet_off_stdout",
+    "take_own_token",
+    "token_shown",
+    "workers_started_by",
+]
 
 _SETUP = "ray._private.authentication.authentication_token_setup"
 
@@ -107,15 +118,51 @@ def named_agent_ports() -> Iterator[None]:
     A raylet waits 15 seconds for an agent to report a port that it chose itself, and ends if a busy machine takes
     longer. `ray.init` has no argument for these ports.
     """
+    first = free_ports(3)
+    names = ("dashboard_agent_listen_port", "metrics_agent_port", "runtime_env_agent_port")
+    with _parameters(**{name: first + index for index, name in enumerate(names)}):
+        yield
+
+
+@contextmanager
+def workers_started_by(script: Path) -> Iterator[None]:
+    """Have a Ray that is started in the block start each of its workers by a script of ours.
+
+    Args:
+        script: it gets the arguments of Ray's ``setup_worker.py``. `ray.init` has no argument for it.
+    """
+    with _parameters(setup_worker_path=str(script)):
+        yield
+
+
+@contextmanager
+def _parameters(**given: object) -> Iterator[None]:
     from ray._private import parameter
 
-    original, first = parameter.RayParams, free_ports(3)
-    names = ("dashboard_agent_listen_port", "metrics_agent_port", "runtime_env_agent_port")
-    parameter.RayParams = partial(original, **{name: first + index for index, name in enumerate(names)})
+    original = parameter.RayParams
+    parameter.RayParams = partial(original, **given)
     try:
         yield
     finally:
         parameter.RayParams = original
+
+
+def on_omp_threads(call: Callable[[int], object]) -> None:
+    """Have ``call`` called with the number of threads whenever Ray sets it in this worker.
+
+    Ray sets ``OMP_NUM_THREADS`` before a worker's first task, which is too late where PyTorch is imported already.
+    """
+    from ray._private import utils
+
+    original = utils.set_omp_num_threads_if_unset
+
+    def set_and_tell() -> bool:
+        was_set = bool(original())
+        if was_set:
+            call(int(os.environ["OMP_NUM_THREADS"]))
+        return was_set
+
+    utils.set_omp_num_threads_if_unset = set_and_tell
 
 
 def node_address() -> str:

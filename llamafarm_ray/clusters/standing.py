@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 
 from llamafarm_ray.clusters.leftovers import end_leftovers
-from llamafarm_ray.storage.locks import exclusive
 
 __all__ = ["StandingRay", "boot_id", "find", "folder_of_records", "record", "remove", "start_lock"]
 
@@ -121,6 +120,8 @@ def remove(pid: int) -> None:
 @contextlib.contextmanager
 def start_lock() -> Iterator[None]:
     """Start or stop a Ray that stays alone, so that two who start one at once get the same."""
+    from llamafarm_ray.storage.locks import exclusive  # half a second, which commands that only look a Ray up save
+
     folder = folder_of_records()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(folder / f"{socket.gethostname()}.lock"):

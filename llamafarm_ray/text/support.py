@@ -19,6 +19,7 @@ _TOKEN = re.compile(
 _UNSPACED = re.compile(f"[{UNSPACED_BLOCKS}]+")
 _GROUPED = re.compile(r"\d{1,3}(?:[.,'\u2019]\d{3})+")
 _SENTENCE_END = re.compile(r"[.!?:;|\u2026\u3002\"\u201c\u201e(\u2022\u2013\n-]\s*$")
+_PARTS = re.compile(r"['\u2019-]")
 _CONTENT_LETTERS = 4
 _CONTENT_LETTERS_SHORT_SCRIPT = 3  # Arabic, Hebrew and others that leave most vowels out
 _MAX_SUFFIX = 3
@@ -87,13 +88,14 @@ class _Content:
     def of(cls, text: str) -> _Content:
         """Return the content of ``text``."""
         content = cls()
-        text = unicodedata.normalize("NFKC", text)
-        for run in _UNSPACED.findall(text):
-            content.pairs |= dict.fromkeys(run[at : at + 2] for at in range(max(1, len(run) - 1)))
-        text = _UNSPACED.sub(" ", text)
+        if not text.isascii():
+            text = unicodedata.normalize("NFKC", text)
+            for run in _UNSPACED.findall(text):
+                content.pairs |= dict.fromkeys(run[at : at + 2] for at in range(max(1, len(run) - 1)))
+            text = _UNSPACED.sub(" ", text)
         end = 0
         for match in _TOKEN.finditer(text):
-            inside = bool(text[:end].strip()) and not _SENTENCE_END.search(text, end, match.start())
+            inside = end > 0 and not _SENTENCE_END.search(text, end, match.start())
             end = match.end()
             if match["number"]:
                 content.numbers[match["number"]] = frozenset(_values(match["number"]))
@@ -106,7 +108,7 @@ class _Content:
         if any(character.isdigit() for character in word):
             self.codes[word] = None
             return
-        for part in (word, *re.split(r"['\u2019-]", word)):
+        for part in {word, *_PARTS.split(word)}:
             self.every.setdefault(part[:3], set()).add(part)
         if inside:
             self.num_inside += 1
@@ -140,7 +142,7 @@ class _Content:
         """Return True if ``word`` occurs, or with another ending, or all parts of a compound with hyphens do."""
         if any(_same_stem(word, other) for other in self.every.get(word[:3], ())):
             return True
-        parts = re.split(r"['\u2019-]", word)
+        parts = _PARTS.split(word)
         return len(parts) > 1 and all(len(part) < _CONTENT_LETTERS or self.has(part) for part in parts)
 
 

@@ -20,7 +20,12 @@ import os, sys
 from llamafarm_ray.workflows.clusters.cluster import connect
 with connect(None) as cluster:
     import ray
-    answer = ray.get(ray.remote(lambda: (os.getcwd(), os.environ.get("OF_THE_COMMAND"))).remote())
+    @ray.remote
+    def tell():
+        import psutil
+        assert "llamafarm_ray.clusters.fork_server" in psutil.Process(os.getppid()).cmdline()
+        return os.getcwd(), os.environ.get("OF_THE_COMMAND")
+    answer = ray.get(tell.remote())
     print(cluster.address, cluster.started_here, cluster.is_local, *answer)
 """
 

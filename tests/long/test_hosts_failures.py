@@ -53,11 +53,14 @@ def test_a_run_goes_on_from_its_last_checkpoint_when_a_node_is_cut_off_and_the_n
     with cluster.job_running(log, "cut", *ELASTIC, *LONG) as job:
         wait_for(lambda: cluster.checkpoints() or job.poll() is not None, 240, log.read_text)
         worker.cut()
-        began = time.monotonic()
         try:
+            report(
+                "training: the cluster noticed that a node is cut off after",
+                wait_for(lambda: cluster.nodes() == 2, 240),
+            )
+            noticed = time.monotonic()
             wait_for(lambda: "training goes on after step" in log.read_text(), 240, log.read_text)
-            report("training: a node cut off, goes on after", time.monotonic() - began)
-            report("training: the cluster noticed after", wait_for(lambda: cluster.nodes() == 2, 120))
+            report("training: goes on after that after", time.monotonic() - noticed)
         finally:
             worker.mend()
         said = finished(job, log)
@@ -91,7 +94,7 @@ def test_requests_are_answered_while_the_storage_is_away(served):
     assert "s3://" in refused
     assert "can't be" in refused
     assert "[" in served.models()
-    assert load.failed == []
+    assert load.failed == [], load.timeline(began)
     assert len(load.answered) > 10
     assert len({text for _, _, text in load.answered}) == 1
     report("serving: the longest answer while the storage was away", max(took for _, took, _ in load.answered))
@@ -199,7 +202,8 @@ def test_after_the_head_was_lost_ray_up_brings_everything_back_and_the_same_job_
     began = time.monotonic()
     cluster.up()
     assert cluster.models() == known
-    done = subprocess.run(cluster.job("head", *FIXED, *LONG), check=False, **TO_PIPE)
+    with cluster.dashboard():  # what led it to the laptop ended with the head
+        done = subprocess.run(cluster.job("head", *FIXED, *LONG), check=False, **TO_PIPE)
     report("the head lost: the same job has ended after", time.monotonic() - began)
     assert done.returncode == 0, done.stdout[-4000:]
     (step,) = re.findall(r"An unfinished run goes on after step (\d+)", done.stdout)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamafarm_ray.clusters.fork_server import BUILDS, MODULES
 from llamafarm_ray.clusters.local_ray import default, local_ray, prepare_environment
 from llamafarm_ray.clusters.ray_private import (
     node_address,
@@ -109,7 +110,9 @@ def connect(
         dashboard = stack.enter_context(_joined_standing(standing)) if standing is not None else None
         is_own = dashboard is None and address in {None, LOCAL}
         if is_own:
-            _, dashboard = stack.enter_context(local_ray(with_dashboard=with_dashboard))
+            _, dashboard = stack.enter_context(
+                local_ray(with_dashboard=with_dashboard, forks_with=BUILDS if meanwhile is None else MODULES)
+            )
         elif dashboard is None:
             stack.callback(ray.shutdown)
             dashboard = _join(str(address))

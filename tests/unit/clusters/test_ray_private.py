@@ -1,5 +1,6 @@
 """Every private name of Ray that a driver relies on: an upgrade that moves one fails here, with its name."""
 
+import inspect
 import os
 import sys
 from types import SimpleNamespace
@@ -8,9 +9,11 @@ from llamafarm_ray.clusters import ray_private
 from llamafarm_ray.clusters.ray_private import (
     named_agent_ports,
     on_loopback,
+    on_omp_threads,
     raylet_off_stdout,
     take_own_token,
     token_shown,
+    workers_started_by,
 )
 
 
@@ -48,6 +51,29 @@ def test_the_agents_of_a_ray_that_is_started_get_different_ports():
     assert len(ports) == 3
     assert None not in ports
     assert parameter.RayParams is original
+
+
+def test_workers_of_a_ray_that_is_started_are_started_by_a_script_of_ours(tmp_path):
+    from ray._private import node, parameter
+
+    with named_agent_ports(), workers_started_by(tmp_path / "ours.py"):
+        made = parameter.RayParams()
+    made.update_if_absent(setup_worker_path="rays")
+    assert made.setup_worker_path == str(tmp_path / "ours.py")
+    assert made.metrics_agent_port is not None
+    assert "setup_worker_path" in inspect.getsource(node.Node.start_raylet)
+
+
+def test_a_number_of_threads_that_ray_sets_is_told(monkeypatch):
+    from ray._private import utils
+
+    told = []
+    for was_set in (True, False):
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        monkeypatch.setattr(utils, "set_omp_num_threads_if_unset", lambda was_set=was_set: was_set)
+        on_omp_threads(told.append)
+        assert utils.set_omp_num_threads_if_unset() is was_set
+    assert told == [3]
 
 
 def test_a_token_is_shown_for_the_time_of_a_block(monkeypatch):

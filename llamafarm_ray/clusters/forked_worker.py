@@ -1,0 +1,158 @@
+"""The script that a local Ray starts for each worker: it has the worker forked from a process that has imported it all.
+
+It takes the arguments of Ray's own ``setup_worker.py``, asks the server at ``$LLAMAFARM_FORK_SERVER``
+(:mod:`llamafarm_ray.clusters.fork_server`), and stays as long as the worker does: a signal to one is a signal to the
+other, and it ends with the worker's status. Where the server can't help, it becomes the worker itself, as Ray has it.
+
+It imports the standard library alone, since each worker waits for it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+__all__ = ["CANNOT", "SOCKET_NAME", "SOCKET_VARIABLE", "main", "receive", "run_forked", "script_and_variables"]
+
+SOCKET_VARIABLE = "LLAMAFARM_FORK_SERVER"
+SOCKET_NAME = "fork-server.sock"
+"""Name of the server's socket in the folder of its Ray."""
+CANNOT = "no"
+"""The server's answer where a worker can't be forked; else it is the worker's pid, and then its exit status."""
+_CONTEXT = "--serialized-runtime-env-context="
+_LANGUAGE = "--language="
+_NUM_STREAMS = 3
+_SERVER_GONE = 1
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Have a worker forked and wait for its end; start it here where that can't be.
+
+    Args:
+        arguments: those of Ray's ``setup_worker.py``.
+    """
+    wanted = script_and_variables(arguments)
+    if wanted is None:
+        script = next(word for word in arguments if word.endswith(".py"))
+        _become([script.replace("default_worker", "setup_worker"), *arguments])
+    words, variables = wanted
+    os.environ.update(variables)
+    path = os.environ.get(SOCKET_VARIABLE)
+    status = run_forked(words, path) if path else None
+    if status is None:
+        _become(words)
+    if status < 0:  # a signal ended the worker: so it shall be for who waits here
+        with contextlib.suppress(OSError):  # nothing can be set for SIGKILL
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def script_and_variables(arguments: list[str]) -> tuple[list[str], dict[str, str]] | None:
+    """Return the worker's command line and variables; None where Ray's own script has more to do than to set them."""
+    context = [word[len(_CONTEXT) :] for word in arguments if word.startswith(_CONTEXT)]
+    words = [word for word in arguments if not word.startswith((_CONTEXT, _LANGUAGE))]
+    told = json.loads(context[0]) if context else {}
+    variables = told.pop("env_vars", None) or {}
+    plain = told.pop("py_executable", sys.executable) == sys.executable and not any(told.values())
+    if not plain or not words or not words[0].endswith(".py"):
+        return None
+    expanded: dict[str, str] = {}
+    for name, value in variables.items():  # as Ray expands them
+        expanded[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
+    return words, expanded
+
+
+def receive(connection: socket.socket) -> tuple[str, list[int]]:
+    """Read a starter's message.
+
+    Returns:
+        The text, and the three file descriptors that came with it.
+
+    Raises:
+        ValueError: it is cut short.
+    """
+    size = 8
+    received, found, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(_NUM_STREAMS * 4))
+    streams: array.array[int] = array.array("i")
+    for level, kind, data in found:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            streams.frombytes(data)
+    left = int(received, 16)
+    parts = []
+    while left and (part := connection.recv(min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    if left or len(streams) != _NUM_STREAMS:
+        for stream in streams:
+            os.close(stream)
+        raise ValueError("the message is cut short")
+    return b"".join(parts).decode(), list(streams)
+
+
+def run_forked(words: list[str], path: str) -> int | None:
+    """Run a script in a fork of the server's process, with this process's streams, variables and folder.
+
+    Signals that would end or stop this process are the fork's too.
+
+    Args:
+        words: the script and its arguments.
+        path: of the server's socket.
+
+    Returns:
+        Its exit status, below 0 where a signal ended it; None where the server can't fork it.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
+    variables = {**os.environ, SOCKET_VARIABLE: path}
+    message = json.dumps(
+        {"arguments": words, "variables": variables, "folder": os.getcwd(), "umask": umask, "blocked": blocked}  # noqa: PTH109 - without pathlib, which takes as long as the rest
+    ).encode()
+    pid = ""
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(path)
+            streams = array.array("i", range(_NUM_STREAMS))
+            server.sendmsg([b"%08x" % len(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+            server.sendall(message)
+            lines = server.makefile()
+            pid = lines.readline().strip()
+            if not pid.isdigit():
+                return None
+            _pass_signals_on(int(pid))
+            return int(lines.readline().strip() or _SERVER_GONE)
+    except OSError:
+        return _SERVER_GONE if pid.isdigit() else None
+
+
+def _pass_signals_on(pid: int) -> None:
+    def send(number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def stop(*_: object) -> None:
+        send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until SIGCONT comes
+        send(signal.SIGCONT)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: send(number))
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTSTP, stop)
+
+
+def _become(words: list[str]) -> NoReturn:
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - there is no shell to quote for
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,236 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from patience import wait_until
+
+from llamafarm_ray.clusters import fork_server, forked_worker, standing
+from llamafarm_ray.clusters.forked_worker import SOCKET_NAME, SOCKET_VARIABLE, script_and_variables
+
+TELLS = """
+import json, os, signal, sys
+told = {
+    "parent": os.getppid(), "group": os.getpgid(0) == os.getpid(), "imported": "calendar" in sys.modules,
+    "arguments": sys.argv[1:], "given": os.environ.get("GIVEN"), "left": os.environ.get("LEFT"), "folder": os.getcwd(),
+    "blocked": signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, []), "main": __name__,
+}
+print(json.dumps(told), flush=True)
+print("on the other", file=sys.stderr)
+sys.exit(7)
+"""
+WAITS = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A fork server that has imported `calendar`, and its socket."""
+    path = tmp_path / "s"
+    command = [sys.executable, "-m", fork_server.__name__, str(path), "no_such_module,calendar"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LEFT": "x"}
+    ) as one:
+        assert b"no_such_module" in one.stderr.readline()
+        yield one, path
+        one.stdin.close()
+        assert one.wait(60) == 0, "it ends with its standard input"
+
+
+def start(script, path, *arguments, blocked=(), **variables):
+    """Start a worker as Ray does; returns its starter."""
+    context = json.dumps({"env_vars": {"GIVEN": "${NO_SUCH}as is"}, "py_executable": sys.executable, "java_jars": []})
+    words = [str(script), *arguments, "--language=PYTHON", f"--serialized-runtime-env-context={context}"]
+    kept = {name: value for name, value in os.environ.items() if name != "LEFT"}
+    return subprocess.Popen(
+        [sys.executable, forked_worker.__file__, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=script.parent,
+        env={**kept, SOCKET_VARIABLE: str(path), **variables},
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, blocked),  # noqa: PLW1509 - one thread
+    )
+
+
+def told(script, path, *arguments, **options):
+    output, errors = start(script, path, *arguments, **options).communicate(timeout=60)
+    return json.loads(output), errors.decode()
+
+
+@pytest.fixture
+def tells(tmp_path):
+    script = tmp_path / "tells.py"
+    script.write_text(TELLS)
+    return script
+
+
+@pytest.fixture
+def waits(tmp_path):
+    script = tmp_path / "waits.py"
+    script.write_text(WAITS)
+    return script
+
+
+def test_a_worker_is_a_fork_with_its_own_arguments_streams_variables_folder_and_signals(server, tells):
+    process, path = server
+    with start(tells, path, "--a=1", blocked=[signal.SIGUSR2]) as starter:
+        output, errors = starter.communicate(timeout=60)
+    assert starter.returncode == 7
+    assert b"on the other" in errors
+    assert json.loads(output) == {
+        "parent": process.pid,
+        "group": True,
+        "imported": True,
+        "arguments": ["--a=1"],
+        "given": "as is",
+        "left": None,
+        "folder": str(tells.parent),
+        "blocked": True,
+        "main": "__main__",
+    }
+
+
+def test_a_worker_with_another_value_of_what_libraries_read_once_is_started_as_ray_does(server, tells):
+    process, path = server
+    found, _ = told(tells, path, HF_HOME="/elsewhere")
+    assert found["parent"] == os.getpid()
+    assert not found["imported"]
+    assert found["given"] == "as is"
+    assert b"another value of HF_HOME" in process.stderr.readline()
+    found, _ = told(tells, path, AWS_PROFILE="mine", OMP_NUM_THREADS="1")
+    assert found["parent"] == process.pid
+
+
+def test_without_a_server_a_worker_starts_as_ray_does(tells, tmp_path):
+    found, _ = told(tells, tmp_path / "nobody listens here")
+    assert found["parent"] == os.getpid()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_starter_ends_the_worker(server, waits, number):
+    with start(waits, server[1]) as starter:
+        worker = psutil.Process(int(starter.stdout.readline()))
+        starter.send_signal(number)
+        assert starter.wait(60) == -number
+    worker_ended(worker)
+
+
+def test_a_stop_of_the_starter_stops_the_worker_until_it_goes_on(server, waits):
+    with start(waits, server[1]) as starter:
+        worker = psutil.Process(int(starter.stdout.readline()))
+        starter.send_signal(signal.SIGTSTP)
+        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, 30)
+        starter.send_signal(signal.SIGCONT)
+        wait_until(lambda: worker.status() != psutil.STATUS_STOPPED, 30)
+        starter.terminate()
+        assert starter.wait(60) == -signal.SIGTERM
+
+
+def test_the_starter_ends_as_its_worker_does(server, waits):
+    with start(waits, server[1]) as starter:
+        os.kill(int(starter.stdout.readline()), signal.SIGKILL)
+        assert starter.wait(60) == -signal.SIGKILL
+
+
+def test_a_server_that_ends_leaves_its_workers_running(server, waits):
+    with start(waits, server[1]) as starter:
+        worker = psutil.Process(int(starter.stdout.readline()))
+        server[0].stdin.close()
+        assert starter.wait(60) == 1
+        assert worker.is_running()
+        worker.kill()
+    worker_ended(worker)
+
+
+def worker_ended(worker):
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
+
+
+def test_a_command_runs_in_a_fork_where_there_is_a_ray_that_stays(server, tells, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("LLAMAFARM_HOME", str(home))
+    (home / "rays").mkdir(parents=True)
+    server[1].rename(tmp_path / SOCKET_NAME)
+    standing.record(
+        standing.StandingRay(
+            address="",
+            dashboard_url="",
+            token="",
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            boot_id=standing.boot_id(),
+            folder=str(tmp_path),
+            idle_timeout_s=0,
+            ray_version="",
+            python=sys.executable,
+        )
+    )
+
+    def run(verb, **more):
+        words = [str(tells), "models", verb]
+        code = f"import sys; from llamafarm_ray.cli.main import main; sys.argv = {words}; main()"
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **more},
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    forked = run("train")
+    assert forked.returncode == 7
+    assert json.loads(forked.stdout)["parent"] == server[0].pid
+    assert json.loads(forked.stdout)["arguments"] == ["models", "train"]
+    here = run("train", HF_HOME="/elsewhere")
+    assert here.returncode != 7
+    nested = run("train", **{SOCKET_VARIABLE: str(tmp_path / SOCKET_NAME)})
+    assert nested.returncode != 7
+    assert run("no-such-verb").returncode == 2
+
+
+def test_a_request_that_is_cut_short_leaves_the_server_as_it_is(server, tells):
+    with socket.socket(socket.AF_UNIX) as cut:
+        cut.connect(str(server[1]))
+        cut.sendall(b"0000ffff{")
+    found, _ = told(tells, server[1])
+    assert found["parent"] == server[0].pid
+
+
+def test_what_only_rays_own_script_can_do_is_left_to_it():
+    def given(**context):
+        told = json.dumps({"env_vars": {}, "py_executable": sys.executable, **context})
+        return script_and_variables(["/ray/default_worker.py", f"--serialized-runtime-env-context={told}"])
+
+    assert script_and_variables(["/ray/default_worker.py", "--a=1"]) == (["/ray/default_worker.py", "--a=1"], {})
+    assert given() == (["/ray/default_worker.py"], {})
+    for context in ({"command_prefix": ["nice"]}, {"py_executable": "/other/python"}, {"java_jars": ["a.jar"]}):
+        assert given(**context) is None
+    assert given(override_worker_entrypoint="/in/the/container.py") is None
+
+
+def test_the_stamp_changes_with_the_code(tmp_path, monkeypatch):
+    package = tmp_path / "package" / "clusters"
+    package.mkdir(parents=True)
+    (package / "one.py").write_text("a = 1")
+    monkeypatch.setattr(fork_server, "__file__", str(package / "fork_server.py"))
+    before = fork_server.code_stamp()
+    assert fork_server.code_stamp() == before
+    os.utime(package / "one.py", ns=(1, 1))
+    changed = fork_server.code_stamp()
+    assert changed != before
+    Path(package / "two.py").write_text("")
+    assert fork_server.code_stamp() != changed
+
+
+def test_a_worker_is_not_forked_once_code_has_changed(tmp_path, monkeypatch, capsys):
+    stamps = iter(["before", "after"])
+    ours, _ = socket.socketpair()
+    monkeypatch.setattr(sys, "stdin", ours)
+    made = fork_server.ForkServer(tmp_path / "s", [], stamp=lambda: next(stamps))
+    request = fork_server.Request(arguments=[], variables=dict(os.environ), folder="", umask=0, blocked=[], streams=[])
+    assert not made._can_fork(request)
+    assert "code on disk has changed" in capsys.readouterr().err
