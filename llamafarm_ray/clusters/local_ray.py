@@ -52,9 +52,6 @@ def prepare_environment() -> None:
 def local_ray(*, with_dashboard: bool) -> Iterator[tuple[Path, str]]:
     """Start a Ray for the time of a block, and connect to it; then end every process that it started.
 
-    Args:
-        with_dashboard: start its dashboard, too.
-
     Yields:
         the folder that holds everything of it, and the dashboard's ``host:port``, empty without one.
 

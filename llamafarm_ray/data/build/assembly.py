@@ -34,7 +34,6 @@ class Assembly:
     """Hands rows to a target by split. Per row it remembers a line of the dataset's digest, some 250 bytes.
 
     Args:
-        target: destination of the rows.
         split: the rows that are held out for validation.
         kind: of the rows to write.
         config: the prompt of chats, and ``source.include_metadata``: False leaves the columns empty that say where a
@@ -157,8 +156,6 @@ class Assembly:
         """Return the content of ``dataset.json``.
 
         Args:
-            report: of the build.
-            harvest: contents of the documents.
             passes: passes over the questions that the training rows are written in.
         """
         return {

@@ -61,7 +61,6 @@ def check_feedback(config: DatasetConfig, objective: str) -> None:
 
     Args:
         config: the ``dataset`` section of a configuration.
-        objective: of the training.
 
     Raises:
         UnsupportedError: no rows are made for this objective.
@@ -93,7 +92,6 @@ def build_feedback_dataset(
             ``source.strict`` the first record that is no feedback is an error.
         objective: ``dpo`` or ``kto``.
         seed: decides which questions are held out.
-        name: the dataset's name, recorded in the report.
         overwrite: replace another dataset at ``output``.
 
     Returns:
@@ -193,9 +191,7 @@ class _Batch:
     """A file of feedback.
 
     Args:
-        name: of the file.
         digest: of its bytes.
-        records: that are sound.
         bad: place of each other record, and the reason.
     """
 

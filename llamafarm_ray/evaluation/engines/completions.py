@@ -26,8 +26,6 @@ class EndpointEngine:
     """A `TokenEngine` behind ``/v1/completions``.
 
     Args:
-        endpoint: the server.
-        tokenizer: the model's tokenizer.
         max_length: the most tokens that the model reads, with one that it writes.
         first_wait_s: wait after the first failure of a request; each further one doubles it.
     """

@@ -28,7 +28,6 @@ class EngineOnTokens:
     """An `Engine` on a token engine.
 
     Args:
-        engine: the token engine.
         backend: its name, which kept answers depend on.
     """
 

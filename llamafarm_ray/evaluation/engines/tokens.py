@@ -50,7 +50,6 @@ class Written:
 
     Args:
         text: the text, without the token that ends it.
-        num_tokens: tokens that were written.
         seconds: time that it took, together with others that were asked at once.
         confidence: geometric mean of the tokens' probabilities, 0 to 1; None where the engine does not tell.
     """

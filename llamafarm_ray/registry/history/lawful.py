@@ -6,8 +6,6 @@ again, of the state before it: by the principal that it names, as the command th
 
 from __future__ import annotations
 
-from typing import Any
-
 from llamafarm_ray.errors import AccessDeniedError, LlamaFarmError
 from llamafarm_ray.registry import commands, events
 from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, references
@@ -24,8 +22,6 @@ def problem_of(state: RegistryState, change: Change, format_version: int) -> str
     """Return why the service would not have committed a change after a state; ``None`` where it would have.
 
     Args:
-        state: the state before the change.
-        change: the change.
         format_version: the format of its commit: earlier formats had fewer rules.
     """
     for event in change.events:
@@ -119,5 +115,5 @@ def _command(event: Event, state: RegistryState) -> Command:  # noqa: PLR0911, P
             raise NotImplementedError("No command leads to a refusal.")
 
 
-def _ref(event: Any) -> ModelRef:
+def _ref(event: events.VersionEvent | events.AliasMoved) -> ModelRef:
     return ModelRef(event.model, version=Version.parse(event.version))

@@ -22,7 +22,6 @@ class VllmTokens:
     """A `TokenEngine` in vLLM.
 
     Args:
-        base: folder of the base model.
         adapter: folder of a LoRA adapter on it; None for a whole model.
 
     Raises:

@@ -27,11 +27,7 @@ _MAX_NEW_TOKENS = 256
 
 
 class TokenAnswerer:
-    """An `Answerer` on a token engine.
-
-    Args:
-        engine: the engine.
-    """
+    """An `Answerer` on a token engine."""
 
     def __init__(self, engine: TokenEngine) -> None:
         self._lm = _TokenLM(engine)
