@@ -2,11 +2,10 @@
 
 import json
 import math
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_server import QuietHandler, http_server
 
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError, UnsupportedError
 from llamafarm_ray.evaluation.engines.completions import EndpointEngine
@@ -28,28 +27,15 @@ def server(answer):
     """Answer each request by ``answer(number, body, headers)``: a status and a body."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.read_body())
             asked.append((self.path, body, dict(self.headers)))
             status, found = answer(len(asked), body)
-            data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.reply(status, (found if isinstance(found, str) else json.dumps(found)).encode())
 
-        def log_message(self, *_):
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}/v1", asked
-    finally:
-        made.shutdown()
-        made.server_close()
+    with http_server(Handler) as url:
+        yield f"{url}/v1", asked
 
 
 def engine(url, **options):
