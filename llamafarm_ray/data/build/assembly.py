@@ -23,9 +23,9 @@ from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "description"]
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 _NUM_SAMPLES = 10
 _WRITE_ROWS = 1000
 
@@ -158,20 +158,24 @@ class Assembly:
         Args:
             passes: passes over the questions that the training rows are written in.
         """
-        return {
-            "format_version": FORMAT_VERSION,
-            "name": report.name,
-            "digest": report.digest,
-            "seed": report.seed,
-            "num_train": report.num_train,
-            "num_validation": report.num_validation,
-            "passes": passes,
-            "documents": [
-                asdict(DocumentRecord(path, digest, self._per_document[path]))
-                for path, digest in sorted(harvest.digests.items())
-            ],
-            "created_with": __version__,
-        }
+        documents = [
+            DocumentRecord(path, digest, self._per_document[path]) for path, digest in sorted(harvest.digests.items())
+        ]
+        return {**description(report, documents), "passes": passes}
+
+
+def description(report: BuildReport, documents: Sequence[DocumentRecord]) -> dict[str, object]:
+    """Return the content of ``dataset.json`` that every dataset has."""
+    return {
+        "format_version": _FORMAT_VERSION,
+        "name": report.name,
+        "digest": report.digest,
+        "seed": report.seed,
+        "num_train": report.num_train,
+        "num_validation": report.num_validation,
+        "documents": [asdict(document) for document in documents],
+        "created_with": __version__,
+    }
 
 
 def _last(turns: Sequence[Mapping[str, object]], role: str) -> str:
