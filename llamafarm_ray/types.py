@@ -65,7 +65,6 @@ class DeviceUse:
 
     Args:
         seconds: seconds times devices.
-        on_gpu: whether they are GPUs.
     """
 
     seconds: float

@@ -8,10 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from chat_server import pairs_for
+from http_server import QuietHandler, http_server
 
 __all__ = ["BatchServer", "batch_server"]
 
@@ -129,11 +129,11 @@ def batch_server() -> Iterator[BatchServer]:
     """Run a server on a port of the system's choice."""
     state = BatchServer()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self._serve("POST", self.rfile.read(int(self.headers["content-length"])))
+            self._serve("POST", self.read_body())
 
         def do_GET(self) -> None:
             self._serve("GET", b"")
@@ -155,17 +155,6 @@ def batch_server() -> Iterator[BatchServer]:
             self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
             self.close_connection = fault == "cut"
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with http_server(Handler) as url:
+        state.url = f"{url}/v1"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

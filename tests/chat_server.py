@@ -7,8 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from http_server import QuietHandler, http_server
 
 __all__ = ["ChatServer", "chat_server", "pairs_for"]
 
@@ -79,11 +80,11 @@ def chat_server(
     """Run a server on a port of the system's choice."""
     state = ChatServer(answer, fault)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.read_body())
             with state.asking(body, {name.lower(): value for name, value in self.headers.items()}) as failure:
                 self._serve(body, failure)
 
@@ -115,18 +116,9 @@ def chat_server(
             self.wfile.write(data[: len(data) // 2] if cut else data)
             self.close_connection = cut
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(Handler) as url:
+        state.url = f"{url}/v1"
+        try:
+            yield state
+        finally:
+            state.released.set()

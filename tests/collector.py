@@ -2,7 +2,8 @@
 
 import datetime as dt
 
-from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry import DeploymentRecorded, RegistryService
+from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.gc import collect
 
 NOW = dt.timedelta(0)
@@ -14,6 +15,12 @@ def stored(registry):
 
 def run(registry, **options):
     return collect(registry, **{"grace": NOW, "dry_run": False, **options})
+
+
+def deployed_base(digest):
+    return RecordDeployment(
+        DeploymentRecorded(application="app", base_model="b", base_digest=digest, url="http://x", ray_address="")
+    )
 
 
 def late(registry, monkeypatch, act):

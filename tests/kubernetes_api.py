@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from http_server import QuietHandler, http_server
 
 __all__ = ["serving"]
 
@@ -76,7 +76,7 @@ def serving(kubeconfig, statuses=()):
     created, left = {}, statuses if isinstance(statuses, list) else list(statuses)
     numbers = itertools.count(1)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self):
             path = urlsplit(self.path).path
             *_, resource, name = path.split("/")
@@ -88,7 +88,7 @@ def serving(kubeconfig, statuses=()):
             self._answer(404 if found.get("code") == 404 else 200, found)
 
         def do_POST(self):
-            made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            made = json.loads(self.read_body())
             made["metadata"] |= {"uid": f"uid-{next(numbers)}", "generation": 1}
             made["metadata"]["resourceVersion"] = str(next(numbers))
             created[made["kind"]] = made
@@ -97,7 +97,7 @@ def serving(kubeconfig, statuses=()):
         def do_PATCH(self):
             *_, resource, _ = urlsplit(self.path).path.split("/")
             before = created[_kind(resource)]
-            made = _merged(before, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            made = _merged(before, json.loads(self.read_body()))
             made["metadata"]["generation"] += made.get("spec") != before.get("spec")
             made["metadata"]["resourceVersion"] = str(next(numbers))
             created[made["kind"]] = made
@@ -105,37 +105,24 @@ def serving(kubeconfig, statuses=()):
 
         def do_DELETE(self):
             *_, resource, _ = urlsplit(self.path).path.split("/")
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.read_body()
             created.pop(_kind(resource))
             self._answer(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
         def _answer(self, status, body):
-            text = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            self.reply(status, json.dumps(body).encode(), Content_Type="application/json")
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    described = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
-        "users": [{"name": "test", "user": {}}],
-        "current-context": "test",
-    }
-    kubeconfig.write_text(json.dumps(described))
-    try:
+    with http_server(Handler) as url:
+        described = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {"server": url}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
+            "users": [{"name": "test", "user": {}}],
+            "current-context": "test",
+        }
+        kubeconfig.write_text(json.dumps(described))
         yield created
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _merged(before, patch):

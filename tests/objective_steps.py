@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
+from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.training.batches import Layout, collate
 from llamafarm_ray.training.rows import Row
 
@@ -25,6 +26,12 @@ def tokenised(objective, tokenizer, rows, max_length=128):
     found = [one for row in rows for one in objective.tokenise(tokenizer, row, max_length)]
     assert not any(row.dropped for row in found), [row.dropped for row in found]
     return [Row(np.array(row.input_ids), np.array(row.labels), np.array(row.parts), row.tag) for row in found]
+
+
+def whole_chat(tokenizer, messages):
+    """A chat that is one sequence."""
+    (chat,) = tokenise_turns(tokenizer, messages)
+    return chat
 
 
 def cut(rows, batch_size, *, packed=False, empty=0):

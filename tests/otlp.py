@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import gzip
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from http_server import QuietHandler, http_server
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -36,8 +36,8 @@ class Collector:
         spans: those that came.
     """
 
-    def __init__(self, port):
-        self.url = f"http://127.0.0.1:{port}/v1/traces"
+    def __init__(self, address):
+        self.url = f"{address}/v1/traces"
         self.spans = []
         self._came = threading.Condition()
 
@@ -77,11 +77,11 @@ def plain(attributes):
 def collecting(*, answers=None):
     """A collector; with ``answers``, an event that has to be set before it says anything."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+            data = self.read_body()
             if answers is not None:
                 answers.wait(30)
             known = self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
@@ -90,24 +90,12 @@ def collecting(*, answers=None):
                     data = gzip.decompress(data)
                 collector.take(ExportTraceServiceRequest.FromString(data))
             said = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(200 if known else 404)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
+            self.reply(200 if known else 404, said, Content_Type="application/x-protobuf")
 
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        collector = Collector(server.server_address[1])
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with http_server(Handler) as address:
+        collector = Collector(address)
         try:
             yield collector
         finally:
             if answers is not None:
                 answers.set()
-            server.shutdown()
-            thread.join(10)

@@ -1,8 +1,10 @@
 """A web server on loopback that takes posted JSON."""
 
-import http.server
+import contextlib
 import json
 import threading
+
+from http_server import QuietHandler, http_server
 
 
 class WebhookServer:
@@ -16,24 +18,19 @@ class WebhookServer:
         answers = list(answers)
         hook = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self):
-                hook.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                hook.bodies.append(json.loads(self.read_body()))
                 hook._may_answer.wait()
-                self.send_response(answers.pop(0) if answers else 200)
-                self.end_headers()
+                self.reply(answers.pop(0) if answers else 200)
 
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/services/SECRET"
+        self._handler = Handler
+        self._running = contextlib.ExitStack()
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"{self._running.enter_context(http_server(self._handler))}/services/SECRET"
         return self
 
     def __exit__(self, *_):
         self._may_answer.set()
-        self.server.shutdown()
-        self.server.server_close()
+        self._running.close()

@@ -48,7 +48,6 @@ class Limits:
     """Machines that an autoscaler may start, beside the head.
 
     Args:
-        types: kinds of machines.
         most: machines of all kinds that may run at once; None: no limit but those of the kinds.
     """
 

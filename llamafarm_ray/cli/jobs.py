@@ -39,8 +39,6 @@ def ran_as_job(
     """Run a verb as a job if ``--address`` (or ``$RAY_ADDRESS``) is a job server's; otherwise do nothing.
 
     Args:
-        verb: its name.
-        config: the resolved configuration.
         inputs: its options that name what is read, with their values.
         outputs: its options that name what is written.
         flags: its options without a value, and whether they were given.

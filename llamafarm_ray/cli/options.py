@@ -134,7 +134,6 @@ def configuration(
     """Defaults, then the file, then ``--set``, then a verb's own flags (those that were given).
 
     Args:
-        path: the file.
         overrides: the texts given with ``--set``.
         flags: dotted keys and the values that flags gave them; ``None`` is a flag that was not given.
         home: ``--home``.

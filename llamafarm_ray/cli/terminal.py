@@ -92,8 +92,6 @@ def drawn_table(
     """A table; the first column names the row and is never broken.
 
     Args:
-        title: above it.
-        columns: their names.
         rows: a cell a column; a :class:`rich.text.Text` keeps its style.
         drop_empty: leave out columns that say nothing in any row.
         whole: the other columns that are never broken.
@@ -142,7 +140,6 @@ def drawn_facts(title: str, pairs: Sequence[tuple[str, object]]) -> RenderableTy
     """Names and values below each other; those without a value are left out.
 
     Args:
-        title: above them.
         pairs: name and value; a :class:`rich.text.Text` keeps its style.
     """
     made = Table.grid(padding=(0, 2))

@@ -20,8 +20,6 @@ class Advisory:
     """A published vulnerability.
 
     Attributes:
-        package: distribution name.
-        id: CVE number.
         fixed_in: first version without it.
         what: consequence, in a few words.
         since: first version with it; empty: all before ``fixed_in``.

@@ -39,9 +39,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        level: its weight.
         subject: name of the check, such as ``clock``.
-        what: the finding, with values.
         hint: next step; empty if none is needed.
     """
 

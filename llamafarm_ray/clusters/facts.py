@@ -34,7 +34,6 @@ class Node:
     """A machine of the cluster.
 
     Attributes:
-        name: its host name.
         versions: of Python and of the packages that count.
         free_bytes: free and total bytes, by folder.
         shared_memory_bytes: size of /dev/shm.
@@ -61,7 +60,6 @@ class Dashboard:
     """A dashboard, which takes jobs.
 
     Attributes:
-        url: its address.
         answers: True if it does.
         is_open: True if it shows its jobs, and so takes some, without a token.
         beyond: other address of this machine at which it answers; empty if it is on loopback alone.

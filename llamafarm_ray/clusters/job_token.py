@@ -25,7 +25,6 @@ def sealed(token: str, cluster_token: str) -> dict[str, Any]:
     """Return the ``runtime_env`` of a job whose processes shall have ``$LLAMAFARM_TOKEN``.
 
     Args:
-        token: the registry token.
         cluster_token: Ray's token of the cluster, which its nodes have too.
     """
     text = _cipher(cluster_token).encrypt(token.encode()).decode()

@@ -57,7 +57,6 @@ def local_ray(*, with_dashboard: bool, forks_with: Sequence[str] = ()) -> Iterat
     """Start a Ray for the time of a block, and connect to it; then end every process that it started.
 
     Args:
-        with_dashboard: start its dashboard, too.
         forks_with: modules that one process imports, and that its workers are forked with; not where there are GPUs,
             which a fork can't use. Without any, each worker is an interpreter of its own.
 

@@ -40,7 +40,6 @@ class StandingRay:
         boot_id: of the machine's present run, by the kernel.
         folder: of everything that it writes.
         idle_timeout_s: seconds without use after which it ends; 0: it does not.
-        ray_version: of Ray.
         python: the interpreter that its workers run.
     """
 

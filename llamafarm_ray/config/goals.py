@@ -31,7 +31,6 @@ class NoWorse:
     """A goal such as ``no worse than production``, or ``no worse than production by more than 0.02``.
 
     Args:
-        spelling: the goal as it was written.
         alias: the alias whose version it is compared with.
         margin: difference that is let through.
     """
@@ -62,9 +61,7 @@ class ByVerdict:
     The verdict of the recorded comparison on the same questions decides, and not the two scores.
 
     Args:
-        spelling: the goal as it was written.
         alias: the alias whose version it is compared with.
-        verdicts: verdicts that fulfil it.
     """
 
     spelling: str

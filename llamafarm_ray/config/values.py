@@ -82,7 +82,7 @@ class MemorySize:
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
         form = "must be an amount of memory such as '32Gi' or '512Mi', or a number of bytes"
         if not isinstance(text, str):
-            raise ValueError(form)  # noqa: TRY004 (pydantic turns ValueError alone into a finding)
+            raise ValueError(form)
         text = text.strip()
         if match := re.fullmatch(_MEMORY_FORM, text):
             num_bytes = round(float(match[1]) * _MEMORY_UNITS[match[2]])
@@ -118,7 +118,7 @@ class Gpu:
         text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
         form = "must be a number of GPUs such as 1, 0.5 or 2, or a number and a type such as '1x_a100'"
         if not isinstance(text, str):
-            raise ValueError(form)  # noqa: TRY004 (pydantic turns ValueError alone into a finding)
+            raise ValueError(form)
         text = text.strip()
         if re.fullmatch(_NUMBER, text):
             count = float(text)

@@ -40,7 +40,6 @@ def near(name: str, known: Iterable[str], *, least: float = _LEAST_LIKENESS) -> 
 
     Args:
         name: name to look for.
-        known: names that there are.
         least: likeness from 0 to 1 that a name has to have.
     """
     simple = name[:_MAX_CHARACTERS].lower().replace("-", "_").replace(" ", "_")

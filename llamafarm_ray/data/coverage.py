@@ -28,8 +28,7 @@ class Coverage:
     """Facts with at least one kept pair.
 
     Args:
-        num_facts: facts of the documents.
-        num_covered: those that a kept pair teaches.
+        num_covered: facts that a kept pair teaches.
         documents: both numbers by path, ``[covered, facts]``.
     """
 

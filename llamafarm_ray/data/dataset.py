@@ -39,7 +39,6 @@ class Splits:
     Rows of other kinds than conversations have the columns of their `RowKind`.
 
     Args:
-        train: the rows to train on.
         validation: the rows held out; None if there are none.
         digest: digest of the rows, and of the split that the dataset itself has.
         documents: the documents they came from; for a file of examples that was not built here, the file itself.

@@ -16,6 +16,8 @@ from llamafarm_ray.errors import InputError
 __all__ = ["Feedback", "FeedbackRows", "judgement_rows", "preference_rows"]
 
 _THUMBS = {"up": 1.0, "down": 0.0}
+_DISLIKED_TO, _LIKED_FROM = 0.25, 0.75
+"""The highest mean rating of a disliked answer, and the lowest of a liked one."""
 
 Choice = tuple[tuple[Message, ...], str, str]
 """A conversation, the answer that a user chose, and the one that they rejected."""
@@ -98,7 +100,6 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
     well: the best with the worst, the next best with the next worst, and so on, so that each is used once.
 
     Args:
-        records: feedback, of any number of questions.
         least_margin: least difference between two ratings.
     """
     rows: list[dict[str, object]] = []
@@ -136,17 +137,12 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
     return FeedbackRows(_once(rows, dropped), dict(sorted(dropped.items())))
 
 
-def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, disliked_to: float = 0.25) -> FeedbackRows:
+def judgement_rows(records: Iterable[Feedback]) -> FeedbackRows:
     """Answers that were liked or not, for the objective ``kto``.
 
     A corrected answer counts as not liked, and the correction as liked. Of two answers the chosen one counts as rated
-    1, the other as rated 0. Several ratings of one answer count by their
-    mean.
-
-    Args:
-        records: feedback.
-        liked_from: the lowest rating of a liked answer.
-        disliked_to: the highest of one that was not; what lies between says too little.
+    1, the other as rated 0. Several ratings of one answer count by their mean; one between liked and not says too
+    little.
     """
     rows: list[dict[str, object]] = []
     dropped: Counter[str] = Counter()
@@ -170,10 +166,10 @@ def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, dis
             rated.setdefault((record.messages, record.answer), []).append(record.rating)
     for (messages, answer), ratings in rated.items():
         mean = sum(ratings) / len(ratings)
-        if disliked_to < mean < liked_from:
+        if _DISLIKED_TO < mean < _LIKED_FROM:
             dropped["rating says too little"] += len(ratings)
         else:
-            rows.append(_judged(messages, answer, label=mean >= liked_from))
+            rows.append(_judged(messages, answer, label=mean >= _LIKED_FROM))
     return FeedbackRows(_once(rows, dropped), dict(sorted(dropped.items())))
 
 

@@ -41,9 +41,6 @@ class MixedPart:
     """Share of one dataset in a mixture.
 
     Args:
-        path: path of the dataset.
-        digest: of its rows.
-        weight: as it was given.
         num_rows: rows to train on that it has.
         num_taken: number of its rows in an epoch.
     """
@@ -123,7 +120,6 @@ def repetitions(size: int, count: int, *, seed: int, index: int) -> np.ndarray:
     Every row as often as whole passes go into ``count``, and those of one more, unfinished pass once more.
 
     Args:
-        size: rows of the dataset.
         count: its share.
         seed: chooses the rows of the unfinished pass.
         index: index of the dataset in the mixture; equal datasets differ by it.

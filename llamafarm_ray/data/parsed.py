@@ -109,7 +109,6 @@ class ParsedDocument:
         path: relative to the source.
         digest: of the file's bytes.
         title: "" if it has none.
-        sections: its text.
         notes: remarks of the reader for the report, as a part that could not be read.
         language: ISO 639-1 code of most of it, "" if it is not known.
     """
@@ -127,12 +126,7 @@ class Passage:
     """A piece of a section, whole sentences; blocks are separated by a line end.
 
     Args:
-        document: path of the document.
         document_digest: digest of its bytes.
-        title: its title.
-        headings: path of headings down to the section.
-        text: the text.
-        index: place among the passages of the document.
         num_passages: number of passages of the document; 0 if it is not known yet.
         page: page or slide on which it begins, from 1; None for formats without pages.
         pii: kinds of personal data that the passage is tagged with.

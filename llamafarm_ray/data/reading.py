@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -22,6 +21,7 @@ from llamafarm_ray.data.training_rows import KINDS, RowKind, described, kind_of,
 from llamafarm_ray.data.unused_fields import unused_fields
 from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE
 from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.storage.manifest import file_digest
 from llamafarm_ray.types import Digest
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "RowResult",
     "built_documents",
     "describe_built",
-    "digest_of_file",
     "is_built",
     "own_row",
     "parsed_record",
@@ -52,9 +51,7 @@ class DatasetRows:
     """The rows of a dataset.
 
     Args:
-        kind: of the rows.
         rows: by split.
-        schema: their columns.
         digest: of all rows in the splits that the dataset itself has.
         documents: the documents they came from; of files that were not built here, the files themselves.
         passes: passes over the questions that the training rows are written in.
@@ -73,10 +70,7 @@ class BuiltDataset:
     """The description of a built folder.
 
     Args:
-        digest: of its rows.
         num_rows: by split.
-        documents: the source documents.
-        kind: of the rows.
         row_format: the format that the shards are written in.
         passes: passes over the questions that the training rows are written in.
     """
@@ -138,7 +132,6 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
     """Yield each record of a split parsed into rows with all columns; a bad one with its reason.
 
     Args:
-        records: the split.
         root: the folder that files are named relative to, as the documents of their rows.
 
     Raises:
@@ -149,7 +142,7 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
     for file, place, record in read_records(records):
         path = file.path
         if path not in digests:
-            digests[path] = digest_of_file(path)
+            digests[path] = file_digest(path)
         result = parsed_record(record, kind, path.relative_to(root).as_posix(), digests[path], place=place)
         kind = kind or (None if result.reason else result.kind)
         yield replace(result, file=path)
@@ -159,11 +152,8 @@ def parsed_record(record: object, kind: RowKind | None, document: str, digest: D
     """Parse a record into rows with all columns, or the reason why it can't be used.
 
     Args:
-        record: as its file has it.
         kind: of the rows before it; None if there are none.
-        document: name of the file.
         digest: of the file's bytes.
-        place: of the record in the file.
     """
     try:
         found, rows = parse_row(record, kind)
@@ -236,7 +226,7 @@ def _recorded(path: Path, files: list[Path]) -> tuple[list[DocumentRecord], int]
     """
     try:
         report = json.loads(named_beside(path, REPORT_FILE.removesuffix(".json"), ".json").read_text(encoding="utf-8"))
-        if report["files"] != {file.name: digest_of_file(file) for file in files}:
+        if report["files"] != {file.name: file_digest(file) for file in files}:
             return [], 1
         described_as = report["dataset"]
         return [DocumentRecord(**document) for document in described_as["documents"]], _passes(described_as)
@@ -254,12 +244,6 @@ def _passes(described_as: Mapping[str, object]) -> int:
     if not isinstance(passes, int) or passes < 1:
         raise ValueError(f"passes is {passes!r}")
     return passes
-
-
-def digest_of_file(path: Path) -> Digest:
-    """Return the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
 def is_built(path: Path) -> bool:

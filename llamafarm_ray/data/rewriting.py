@@ -87,9 +87,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
     """Write a dataset: a folder, or a file with its report and validation rows beside it.
 
     Args:
-        found: the rows.
         output: destination; see `target_for`.
-        name: the dataset's name, recorded in it.
         row_format: of the rows; None: the one that keeps everything.
         overwrite: replace another dataset.
 

@@ -78,10 +78,8 @@ class Provenance:
         generator: ``rules``, ``endpoint``, ``vllm``, ``base_model``, ``practice``, or ``source`` for a row that
             was there.
         model: name of the model; empty for rules.
-        prompt: version of the prompt.
         settings: digest of the settings that the model was asked with.
         kind: of the example, as in ``qa_generation.kinds``; empty for questions.
-        persona: the person that the model wrote as.
         difficulty: easy, medium or hard, as the model says.
         method: ``synthetic``, or the method of an augmentation.
         parent: id of the row that this one was made from.
@@ -137,7 +135,6 @@ class Message:
     """One turn of a conversation.
 
     Args:
-        role: of the speaker.
         content: the text; empty only beside tool calls, or as a tool's result.
         train: false for an assistant turn that is context only; None, the default, for any other turn.
         tool_calls: the calls of an assistant turn as JSON, in OpenAI's form with arguments as an object.
@@ -191,7 +188,6 @@ class Example:
         document_digest: digest of that document's bytes.
         passage: the text the example came from.
         fact: fact that the example teaches; all phrasings of one question share it. By default the example itself.
-        passage_index: position of the passage in the document.
         rank: rank of the question among those of its document, 0 for the best.
         provenance: the generator; None for a row that was not generated.
         extra: values that the kind of the row has beside its messages, as JSON: see `llamafarm_ray.data.row_kinds`.

@@ -21,7 +21,6 @@ class SplitRow(NamedTuple):
     """An example, as far as the split needs to know it.
 
     Args:
-        id: of the row.
         fact: shared by the phrasings of one question.
         document: the path of its source; empty if it is not known.
         passage: anything that tells its passage from others of all documents; empty if it is not known.

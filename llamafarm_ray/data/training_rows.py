@@ -69,8 +69,6 @@ class RowKind:
     """A kind of rows.
 
     Args:
-        name: of the kind.
-        schema: the columns.
         read: the rows that a record of a file holds, without their source; raises RecordError where it is bad.
     """
 
@@ -117,7 +115,6 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
     """Return the rows of one record, and their kind.
 
     Args:
-        record: as a file holds it.
         kind: of the records before it; None for the first one.
 
     Raises:

@@ -40,7 +40,6 @@ def unused_fields(record: object, kind: str, rows: Iterable[Mapping[str, object]
 
     Args:
         record: as its file has it, and sound.
-        kind: of its rows.
         rows: its rows; those with images have ``images``.
     """
     if not isinstance(record, Mapping):

@@ -27,6 +27,7 @@ from llamafarm_ray.data.records import (
 )
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
+from llamafarm_ray.storage.copying import put_in_place
 from llamafarm_ray.types import Digest
 
 __all__ = [
@@ -111,10 +112,8 @@ class FolderTarget(Target):
     """A folder of Parquet shards, ``train/`` and ``validation/``, with ``dataset.json`` and ``report.json``.
 
     Args:
-        output: the folder.
         row_format: layout of the rows; a kind's own one has the columns of the kind.
         overwrite: replace another dataset.
-        kind: of the rows.
         schema: the columns of the kind's own layout.
     """
 
@@ -163,14 +162,7 @@ class FolderTarget(Target):
                 return False
             if not self.overwrite:
                 raise self._conflict(" and holds another dataset")
-            old = self._staging.with_name(f"{self._staging.name}.old")
-            self.output.rename(old)
-            try:
-                self._staging.rename(self.output)
-            except OSError:
-                old.rename(self.output)
-                raise
-            shutil.rmtree(old)
+            put_in_place(self._staging, self.output)
             return True
         self._staging.rename(self.output)  # onto nothing, or onto an empty folder
         return True
@@ -199,10 +191,7 @@ class FileTarget(Target):
     """One file in a training format, of any type that can be written; validation and report lie beside it.
 
     Args:
-        output: the file.
-        row_format: of its records.
         overwrite: replace another dataset.
-        kind: of the rows.
         with_origin: write document, digest and passage of each row into its record, where they are known.
     """
 
@@ -296,10 +285,7 @@ def target_for(
 
     Args:
         output: path of the dataset to write.
-        row_format: of its records.
         overwrite: replace another dataset.
-        kind: of the rows.
-        schema: the columns of rows in a folder.
         with_origin: see `FileTarget`; folders have it in any case.
 
     Raises:

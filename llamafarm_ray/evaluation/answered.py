@@ -14,9 +14,6 @@ class Answered:
     Args:
         benchmark: the set it belongs to.
         id: its name within the set.
-        prompt: the question.
-        accepted: right answers.
-        answer: the model's.
         score: None if it could not be scored.
         failure: the reason for that.
         baseline_answer: the baseline's, where one was asked.

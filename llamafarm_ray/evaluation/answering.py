@@ -72,7 +72,6 @@ def answer_held_out(job: EvaluationJob, report: Report, part: int = 0, num_parts
     The base model is loaded once; the adapter is switched off for the baseline.
 
     Args:
-        job: the measurement.
         report: called with what is being done.
         part: number of the worker, from 0.
         num_parts: workers that share the examples, chunk by chunk.

@@ -33,8 +33,6 @@ def evaluate(
         rows: examples with ``messages``.
         metrics: of ``HELD_OUT_METRICS``: perplexities are over the tokens of the assistant's turns, others of greedy
             answers to each example's last prompt. The first one gives the result's ``improvement``.
-        max_new_tokens: the longest answer.
-        model_id: recorded in the result.
         baseline: True to measure the base model without the adapter too.
         rival: the model to compare with instead.
         workers: Ray tasks that share the examples; scores don't depend on their number.

@@ -34,7 +34,6 @@ class Generated:
     """An answer.
 
     Args:
-        text: the model's answer.
         num_tokens: generated tokens, without padding.
         seconds: time that its batch took.
         confidence: geometric mean of the probabilities of its tokens, 0 to 1; None where the engine does not tell.
@@ -75,10 +74,7 @@ def generate(
     """Return the most probable answer, token by token, to each prompt, in the prompts' order.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
         prompts: token ids of the prompts.
-        max_new_tokens: the longest answer.
         report: called with the share that is done.
         kept: answers of an evaluation that was killed; None keeps none.
     """

@@ -25,8 +25,7 @@ class Scored:
     """A sequence of tokens.
 
     Args:
-        input_ids: all tokens.
-        counted: of the same length; true where a token's loss counts. The first token has none.
+        counted: as long as ``input_ids``; true where a token's loss counts. The first token has none.
     """
 
     input_ids: list[int]
@@ -39,7 +38,6 @@ class Loss:
 
     Args:
         total: cross-entropies of the counted tokens in nats, summed.
-        num_tokens: counted tokens.
         num_bytes: bytes of UTF-8 that they spell.
     """
 
@@ -69,11 +67,7 @@ def losses_of(
     """Return the loss of each sequence, in their order.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        sequences: the sequences.
         report: called with the share that is done.
-        what: name of the work in reports.
         kept: losses of an evaluation that was killed; None keeps none.
     """
     losses: dict[int, Loss] = {}

@@ -18,9 +18,7 @@ class MeasuredModel:
     """A model's folders, the digests of its files, and the engine that it is asked on.
 
     Args:
-        base: folder of the base model.
         adapter: folder of the adapter; None for a whole model.
-        weights: digest of the files.
         base_weights: digest of the base's files alone.
         kept: answers of the evaluation that asks it; None keeps none.
         backend: the engine by name: scores of two engines are not the same measure.

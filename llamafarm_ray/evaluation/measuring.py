@@ -30,9 +30,7 @@ class MeasuringJob:
     """Sets to ask.
 
     Args:
-        model: the model.
         rival: the model to compare with; None: the base without the adapter.
-        model_id: recorded in the result.
         custom: evaluations of the user's own.
         general: True to measure the loss of fixed texts, which shows forgetting.
         max_new_tokens: the longest answer, where a set does not say.

@@ -19,7 +19,6 @@ def read_rows(path: Path, form: str) -> Iterator[tuple[Mapping[str, object], str
     """Yield each row with its place for errors: a JSON object a line, or one JSON list of them.
 
     Args:
-        path: the file.
         form: the form of a row, for errors.
 
     Raises:

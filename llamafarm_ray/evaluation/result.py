@@ -41,8 +41,6 @@ class BenchmarkScores:
     Args:
         metrics: by name, finite; ``perplexity``, ``accuracy``, ...
         improvement: of the benchmark's first metric over the baseline, with its sign; see `improvement`.
-        baseline: the same metrics of the model it is compared with.
-        num_examples: examples measured.
         num_skipped: examples left out, because they are too long or have no answer.
         comparison: by metric, how it compares with the baseline's; see `llamafarm_ray.evaluation.comparison`.
         digests: of what the scores depend on: ``weights``, ``data``, ``code``, ``template`` and ``settings``, with the
@@ -121,7 +119,6 @@ class EvaluationResult:
     """Result of an evaluation.
 
     Args:
-        model_id: the model that was measured.
         timestamp: time of the evaluation, in ISO 8601, UTC.
         benchmarks: scores by benchmark; ``held_out`` are the examples kept from training.
         rag_integration: retrieval and latency figures, where they were measured.

@@ -88,7 +88,6 @@ class HeldOutAnswers:
     """Answers to examples, or to one worker's part of them.
 
     Args:
-        model: the model's.
         baseline: the baseline's; None if none was asked.
         template: digest of the chat template.
     """

@@ -87,7 +87,6 @@ def render_chat(
     """Return the text of a chat; with ``for_answer`` it ends where the assistant's next turn begins.
 
     Args:
-        tokenizer: the base model's.
         messages: the turns; tool calls are JSON text, as rows of a dataset have them.
         for_answer: True if the assistant's next turn follows.
         tools: the tools that the assistant has, as JSON text.

@@ -34,7 +34,6 @@ def check_headers(model: PreTrainedModel, folder: Path, *, is_packed: bool, with
 
     Args:
         model: the model on torch's meta device.
-        folder: its files.
         is_packed: True if the files are quantized, so that they have other names and shapes.
         without_head: see `check_loaded_weights`.
 

@@ -177,7 +177,6 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
     Headers are read first: weights that can't fill what config.json describes are refused before memory is taken.
 
     Args:
-        folder: the base model.
         dtype: precision of floating point weights.
         task: with the head that writes text, or without.
         options: passed on to ``from_pretrained`` (``quantization_config``, ``device_map``).

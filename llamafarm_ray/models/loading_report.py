@@ -31,7 +31,6 @@ def check_loaded_weights(model: PreTrainedModel, report: LoadingReport, folder: 
     """Check transformers' report of loading a model. It fills missing weights with random numbers.
 
     Args:
-        model: the loaded model.
         report: the report that transformers returns with ``output_loading_info``.
         folder: the model's, for messages.
         without_head: True if the model has no output head: the folder's may be left over then, and an encoder's
@@ -62,7 +61,6 @@ def refuse_weights(
     """Refuse weights with tensors that are missing, left over or of another shape; nothing where there are none.
 
     Args:
-        model: the model.
         folder: the model's, for messages.
         missing: names of tensors that no file has.
         unexpected: names of tensors of files; those that any model of the kind may leave over are not counted.

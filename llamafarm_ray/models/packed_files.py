@@ -49,7 +49,6 @@ def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
     too, and leaves it to a reference kernel of torch, which takes thousands of times as long as bfloat16.
 
     Args:
-        folder: the model.
         on_gpu: True for a GPU, False for a CPU.
     """
     return why_not_quantization_in_vllm(_quantization(folder), on_gpu=on_gpu)

@@ -25,7 +25,6 @@ class BlockOutputs:
 
     Args:
         blocks: the last part of the name of the list of blocks, ``layers``.
-        num_blocks: number of blocks.
         attention: names inside of a block where attention ends; several where blocks are not all alike.
         feed_forward: likewise of the feed-forward network.
     """

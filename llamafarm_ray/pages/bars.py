@@ -20,10 +20,8 @@ class Bar:
     """An amount.
 
     Args:
-        name: beside the bar.
         value: its length, not negative.
         note: after the value, as "of 12".
-        css: class of the bar.
     """
 
     name: str
@@ -32,7 +30,7 @@ class Bar:
     css: str = ""
 
 
-def bars(title: str, values: Sequence[Bar], *, caption: str = "") -> str:
+def bars(title: str, values: Sequence[Bar]) -> str:
     """Return a figure with one row an amount; nothing where there is none above zero."""
     largest = max((bar.value for bar in values), default=0)
     if not largest:
@@ -43,19 +41,17 @@ def bars(title: str, values: Sequence[Bar], *, caption: str = "") -> str:
         f"<td>{bar.value:,g}{escaped(f' {bar.note}' if bar.note else '')}</td></tr>"
         for bar in values
     )
-    return f'<figure>{_caption(title, caption)}<table class="bars">{rows}</table></figure>'
+    return f'<figure>{_caption(title)}<table class="bars">{rows}</table></figure>'
 
 
 def columns(title: str, counts: Sequence[int], *, first: float, width: float, unit: str, caption: str = "") -> str:
     """Return a figure of a distribution over bins of one width; nothing where all are empty.
 
     Args:
-        title: above it.
         counts: by bin, in order.
         first: lower end of the first bin.
         width: of each bin.
         unit: of the bins' ends, below the axis.
-        caption: beside the title.
     """
     if not any(counts):
         return ""
@@ -88,5 +84,5 @@ def columns(title: str, counts: Sequence[int], *, first: float, width: float, un
     return f"<figure>{_caption(title, caption)}{picture}</figure>"
 
 
-def _caption(title: str, caption: str) -> str:
+def _caption(title: str, caption: str = "") -> str:
     return f'<figcaption><b>{escaped(title)}</b><span class="when">{escaped(caption)}</span></figcaption>'

@@ -57,7 +57,6 @@ def header(title: str, *, outcome: str = "", when: str = "") -> str:
     """Return the line on top.
 
     Args:
-        title: plain text.
         outcome: a word in a colored pill, which is also its class; "" for none.
         when: HTML at the right.
     """

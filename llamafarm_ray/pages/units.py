@@ -11,7 +11,6 @@ def duration(seconds: float, *, decimals: int = 0) -> str:
     """Write a length of time: ``45 s``, ``3 min 20 s``, ``1 h 05 min``.
 
     Args:
-        seconds: the length.
         decimals: digits behind the point of a time below a minute.
     """
     if seconds < _STEP:

@@ -66,7 +66,6 @@ class RegistryApi(ABC):
     """Interface of a registry.
 
     Args:
-        home: home of the registry.
         user: caller while there are no principals; by default the operating system's user.
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
         cache: node-local folder for pulled versions.
@@ -151,7 +150,6 @@ class RegistryApi(ABC):
         Args:
             folder: the model's or adapter's files.
             name: the model's name, ``name`` or ``namespace/name``.
-            kind: its kind.
             version: its number; by default the next after the highest (``bump`` says which part), ``1.0.0`` at first.
             bump: the part that the default number raises.
             reason: reason, for the history.
@@ -263,9 +261,7 @@ class RegistryApi(ABC):
         """Sign a version's files.
 
         Args:
-            reference: the version.
             private_key: file with an elliptic curve key, PEM.
-            password: of that file.
 
         Raises:
             InputError: the file holds no such key.
@@ -300,7 +296,6 @@ class RegistryApi(ABC):
         """Add a principal with a role.
 
         Args:
-            name: the principal's name.
             grants: role by namespace; ``*`` is every namespace, the empty text the one without a name.
             expires: time until which the token is valid.
             reason: reason, for the history.

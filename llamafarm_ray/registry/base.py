@@ -26,7 +26,6 @@ class BaseModel:
 
     Attributes:
         reference: as it was asked for.
-        name: its name in requests.
         folder: its files; of one that is a GGUF file, that.
         digest: the digest of their manifest; adapters are tied to it.
     """
@@ -89,7 +88,6 @@ def base_here(base: BaseModel, registry: RegistryApi) -> Path:
     """The files of a base model that was found on one machine, on this one: fetched where they are not at that path.
 
     Args:
-        base: as it was found.
         registry: registry whose home has the files, or which finds the place of a model of the hub.
 
     Returns:

@@ -41,6 +41,7 @@ __all__ = [
     "RolloutStopped",
     "SourceDocument",
     "VersionDeprecated",
+    "VersionEvent",
     "VersionPurged",
     "VersionRegistered",
     "VersionRetired",
@@ -61,7 +62,9 @@ class _Event(BaseModel):
 _ALL_FIELDS: set[str] = set()
 
 
-class _VersionEvent(_Event):
+class VersionEvent(_Event):
+    """Something that happened to a version."""
+
     model: ModelName
     version: SemVer
 
@@ -80,7 +83,7 @@ WEIGHTS = "weights"
 """The parameter that names the format of the files of a quantized version, and of an adapter in GGUF."""
 
 
-class VersionRegistered(_VersionEvent):
+class VersionRegistered(VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
     type: Literal["version_registered"] = "version_registered"
@@ -120,21 +123,21 @@ class VersionRegistered(_VersionEvent):
         return self.kind is ModelKind.ADAPTER and self.parameters.get(WEIGHTS) == "gguf"
 
 
-class MetricsRecorded(_VersionEvent):
+class MetricsRecorded(VersionEvent):
     """A version was evaluated (again): these results replace earlier ones of the same name."""
 
     type: Literal["metrics_recorded"] = "metrics_recorded"
     metrics: JsonObject
 
 
-class VersionTagged(_VersionEvent):
+class VersionTagged(VersionEvent):
     """A version's tags are these from now on."""
 
     type: Literal["version_tagged"] = "version_tagged"
     tags: tuple[TagText, ...] = Field(max_length=100)
 
 
-class VersionSigned(_VersionEvent):
+class VersionSigned(VersionEvent):
     """A version's manifest was signed."""
 
     type: Literal["version_signed"] = "version_signed"
@@ -143,21 +146,21 @@ class VersionSigned(_VersionEvent):
     key: DigestText = Field(description="Digest of that key's DER form.")
 
 
-class VersionDeprecated(_VersionEvent):
+class VersionDeprecated(VersionEvent):
     """A version still works, and people are told to use another."""
 
     type: Literal["version_deprecated"] = "version_deprecated"
     message: str = ""
 
 
-class VersionRetired(_VersionEvent):
+class VersionRetired(VersionEvent):
     """A version's end of life: it is not served, pulled or promoted any more."""
 
     type: Literal["version_retired"] = "version_retired"
     message: str = ""
 
 
-class VersionPurged(_VersionEvent):
+class VersionPurged(VersionEvent):
     """A retired version's content was deleted; its record stays."""
 
     type: Literal["version_purged"] = "version_purged"
@@ -242,7 +245,7 @@ class QuotaSet(_Event):
     quota: Quota
 
 
-class PromotionApproved(_VersionEvent):
+class PromotionApproved(VersionEvent):
     """Approval by the committer that the alias may point at the version."""
 
     type: Literal["promotion_approved"] = "promotion_approved"

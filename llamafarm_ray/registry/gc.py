@@ -30,9 +30,6 @@ class Collected:
     """Deleted content, or content that would be deleted.
 
     Attributes:
-        blobs: stored files' contents.
-        bytes: of blobs and manifests together.
-        manifests: lists of a version's files.
         purged: retired versions whose content was given up.
         kept_by_lease: manifests that a pull under way keeps.
         dry_run: True if nothing was deleted.
@@ -56,7 +53,6 @@ def collect(
     """Delete stored bytes that nothing refers to.
 
     Args:
-        registry: the registry to clean.
         grace: least age of such bytes: new uploads may be about to be registered.
         purge_retired_after: also give up the content of versions that were retired longer ago than this.
         dry_run: only say what would be done.

@@ -29,7 +29,6 @@ class Preconditions:
 
     Args:
         home: home for commits.
-        clock: this machine's clock.
     """
 
     def __init__(self, home: Location, clock: Callable[[], dt.datetime] = utc_now) -> None:

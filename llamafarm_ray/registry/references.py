@@ -99,8 +99,6 @@ def check_new_alias(alias: str, state: RegistryState, model: str | None = None) 
     Aliases that are there already stay usable.
 
     Args:
-        alias: the text.
-        state: the registry's.
         model: the alias's model; by default the alias is meant for all models, by its rules.
 
     Raises:

@@ -56,7 +56,6 @@ class RegistryService(RegistryApi):
     """A registry at a home. Safe to use from several threads; several processes and clusters may share a home.
 
     Args:
-        home: home of the registry.
         principal: the user that changes are recorded for while there are no principals; by default that of the
             operating system.
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
@@ -116,7 +115,6 @@ class RegistryService(RegistryApi):
         """Have a command done, see :meth:`RegistryApi.submit`.
 
         Args:
-            command: the command.
             reason: reason, for the history.
             idempotency_key: key that makes a repeated call the same call.
             identity: caller; by default the one who opened this registry.

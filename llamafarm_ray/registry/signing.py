@@ -37,7 +37,6 @@ def sign(folder: Path, private_key: Path, password: str | None = None) -> Signat
     Args:
         folder: a pulled version.
         private_key: PEM file with an elliptic curve key (P-256, P-384 or P-521).
-        password: of that file.
 
     Raises:
         InputError: there is no such key in the file, or the password is wrong.

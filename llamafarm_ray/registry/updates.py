@@ -25,7 +25,6 @@ class Update:
     """News for a watcher: the commits that it misses, or the whole state.
 
     Attributes:
-        commits: commits after the watcher's state.
         state: the whole state, where too many commits were missed or the watcher's state is of another log.
         is_replaced: another log was restored in place of the one that the watcher knows; ``state`` counts.
     """
@@ -70,7 +69,6 @@ class UpdateFeed:
     """Updates as bytes: one goes to many watchers, and Ray would pack an object for each of them.
 
     Args:
-        service: registry that is watched.
         threads: executor that the log is read in.
         poll_s: seconds between two looks at the log while somebody waits.
     """

@@ -67,7 +67,6 @@ def arguments(config: Config, home: str) -> dict[str, object]:
 
     Args:
         config: the configuration; keys with their default value are left out.
-        home: the URI of the registry's home.
     """
     deployment = config.deployment.model_dump(mode="json", exclude_defaults=True)
     return {"home": home, "base_model": config.base_model, "deployment": deployment}

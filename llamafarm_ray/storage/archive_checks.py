@@ -33,7 +33,6 @@ def check_zip(shown: str, members: Sequence[zipfile.ZipInfo]) -> None:
 
     Args:
         shown: the file's name in errors.
-        members: all of them.
 
     Raises:
         InputError: one is unsafe.
@@ -88,7 +87,6 @@ def checked_tar(opened: IO[bytes], shown: str, packed_bytes: int) -> tuple[tarfi
     Args:
         opened: the file, which can be sought in.
         shown: its name in errors.
-        packed_bytes: its size.
 
     Returns:
         the tar file, and its plain files by name.
@@ -140,9 +138,7 @@ def copy_grown(source: IO[bytes], target: IO[bytes], shown: str, packed_bytes: i
 
     Args:
         source: the decompressor.
-        target: a file.
         shown: name of the archive in errors.
-        packed_bytes: its size.
 
     Raises:
         InputError: it grows too much.

@@ -48,7 +48,6 @@ class Blobs:
     """Blobs below a home. A blob that is there whole is read so, and its list of chunks, if there is one, is not.
 
     Args:
-        home: the home.
         generation: the generation of a digest that is read and written now.
     """
 
@@ -64,7 +63,6 @@ class Blobs:
         """Store a local file, unless it is stored already: whole, or as the chunks that are not there yet.
 
         Args:
-            path: the file.
             entry: its entry in a manifest that was made just now.
             in_chunks: True to store a large safetensors file in chunks.
 

@@ -104,7 +104,6 @@ def split(path: Path, digest: Digest) -> ChunkList:
     """Return the chunks of a safetensors file.
 
     Args:
-        path: the file.
         digest: digest that it had just now.
 
     Raises:

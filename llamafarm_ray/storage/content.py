@@ -58,13 +58,14 @@ class ContentStore:
     deletes it; whoever publishes the same bytes afterwards writes the next one. So a collector that was paused can't
     delete what was published meanwhile.
 
+    A download compresses what was not used for ``$LLAMAFARM_CACHE_COMPRESS_AFTER`` (``30d``) in the cache; without the
+    variable nothing is compressed by itself.
+
     Args:
         home: their home; ``blobs/``, ``manifests/`` and ``leases/`` are made below it.
         cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
             local home or ``~/.cache/llamafarm``.
         generation: the generation of a digest that is read and written now.
-        compress_after: time without use after which a download compresses what is in the cache; by default
-            ``$LLAMAFARM_CACHE_COMPRESS_AFTER`` (``30d``), else nothing is compressed by itself.
         max_cache_bytes: size to which the cache is reduced after a pull or a download; by default
             ``$LLAMAFARM_CACHE_MAX`` (``20GB``), else nothing is evicted.
         kept: the versions that are not evicted, since something that lasts refers to them and the home has no copy.
@@ -79,7 +80,6 @@ class ContentStore:
         cache: Path | None = None,
         *,
         generation: Callable[[Digest], int] = lambda _: 0,
-        compress_after: dt.timedelta | None = None,
         max_cache_bytes: int | None = None,
         kept: Callable[[], Collection[Digest]] = frozenset,
     ) -> None:
@@ -90,7 +90,7 @@ class ContentStore:
         self.cache = cache.expanduser()
         self._generation = generation
         self._max_cache_bytes = cache_limit_setting() if max_cache_bytes is None else max_cache_bytes
-        self._compress_after = compress_after_setting() if compress_after is None else compress_after
+        self._compress_after = compress_after_setting()
         self._cache = Cache(self.cache, self._places)
         self._kept = kept
         self._leases = Leases(home)
@@ -106,7 +106,6 @@ class ContentStore:
         object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
 
         Args:
-            folder: the folder to store.
             is_adapter: True if every weight in it must be finite. Whole models may have infinities with a meaning, such
                 as those of a mask.
 
@@ -177,7 +176,6 @@ class ContentStore:
         nobody evicts it.
 
         Args:
-            digest: the manifest's.
             still_wanted: called before a download, once a lease keeps the version from being collected; it may raise.
 
         Raises:
@@ -300,7 +298,6 @@ class ContentStore:
         """Read and hash the current generation of a blob or manifest in the home.
 
         Args:
-            digest: digest of the content.
             size_bytes: its size where a manifest lists it.
             is_manifest: True for a manifest.
 

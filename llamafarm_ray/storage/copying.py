@@ -1,4 +1,4 @@
-"""Copies of folders that are there whole or not at all."""
+"""Outputs that are there whole or not at all: copies of folders, and folders in the place of older ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from llamafarm_ray.errors import InputError, StorageError
+from llamafarm_ray.errors import ConflictError, InputError, StorageError
 
-__all__ = ["check_free", "copy_folder"]
+__all__ = ["check_free", "check_output", "copy_folder", "put_in_place"]
 
 
 def check_free(target: Path) -> None:
@@ -22,12 +22,39 @@ def check_free(target: Path) -> None:
         raise InputError(f"{target} exists already.", hint="Name a folder that is not there yet, or an empty one.")
 
 
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Check that an output may be written.
+
+    Raises:
+        ConflictError: it exists, and is not to be replaced.
+    """
+    if output.exists() and not overwrite:
+        raise ConflictError(f"The output {str(output)!r} exists already.", hint="Use another --output, or --overwrite.")
+
+
+def put_in_place(made: Path, output: Path) -> None:
+    """Rename a folder to its output. An older output is deleted once the new one is in its place.
+
+    Raises:
+        OSError: the folders can't be written; an older output is where it was.
+    """
+    if not output.exists():
+        made.rename(output)
+        return
+    old = made.with_name(f"{made.name}.old")
+    output.rename(old)
+    try:
+        made.rename(output)
+    except OSError:
+        old.rename(output)
+        raise
+    shutil.rmtree(old)
+
+
 def copy_folder(source: Path, target: Path, more: Mapping[str, bytes] | None = None) -> None:
     """Copy a folder to a path that is not taken.
 
     Args:
-        source: the folder.
-        target: destination.
         more: files that the copy has beside the folder's own.
 
     Raises:

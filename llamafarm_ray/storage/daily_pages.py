@@ -35,7 +35,6 @@ def read_pages(
     """Yield the pages of a day. Files that are no pages are named in the log and passed over.
 
     Args:
-        home: the registry's home.
         folder: the folder with the years.
         day: the day (UTC).
         read: reads a page's values; a KeyError, TypeError or ValueError means that a part is missing or unusable.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["TEMPORARY", "clock", "create", "writing"]
+__all__ = ["TEMPORARY", "clock", "create", "read_json_lines", "write_whole", "writing"]
 
 TEMPORARY = r"\..+\.[0-9a-f]{12}"
 """The pattern of the names that files have while they are written."""
@@ -24,6 +25,38 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         _sync_file(file)
         partial.rename(path)
         _sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file whole or not at all, in a folder that is made if need be. A machine that stops may lose it.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file with one on each line; none where there is no file.
+
+    A line that was cut when its writer was killed is passed over.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(value, dict):
+                yield value
 
 
 def create(path: Path, data: bytes) -> None:

@@ -262,8 +262,6 @@ class Location:
         """Copy a local file to ``name``, whole or not at all; an existing one is replaced.
 
         Args:
-            source: the file.
-            name: name of the new file.
             digest: required digest of its bytes; they are hashed while they are copied.
             part: offsets where the bytes to copy begin and end; by default all are copied.
 

@@ -69,7 +69,6 @@ class Manifest:
         `left_out`.
 
         Args:
-            folder: the files.
             digests: those of files that were hashed just now, by their path below the folder.
 
         Raises:

@@ -22,7 +22,6 @@ def lower_limit(kind: int, value: int) -> None:
 
     Args:
         kind: one of the ``RLIMIT_`` constants of `resource`.
-        value: the limit.
     """
     _, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

@@ -33,7 +33,6 @@ def fetch_parts(fs: AbstractFileSystem, parts: Iterable[Part]) -> Iterator[bytes
     """Yield the bytes of parts of objects, one part after another.
 
     Args:
-        fs: fsspec's file system of the objects.
         parts: the parts, by the objects' paths.
     """
     ranges = (

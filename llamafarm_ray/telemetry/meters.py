@@ -24,9 +24,7 @@ class Meter:
 
     Attributes:
         name: its name in Prometheus, without ``ray_``.
-        kind: kind of metric.
         description: for people.
-        labels: the names of its labels.
         bounds: upper ends of a histogram's buckets, in seconds.
     """
 

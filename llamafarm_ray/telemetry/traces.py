@@ -52,7 +52,6 @@ def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> s
 
     Args:
         configured: ``deployment.otlp_traces_endpoint``.
-        environment: of this process.
     """
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -168,8 +167,6 @@ def traced(endpoint: str | None, name: str, attributes: Mapping[str, Value] | No
 
     Args:
         endpoint: see :func:`traces_endpoint`.
-        name: name of the span.
-        attributes: its attributes.
     """
     spans = Spans(endpoint, os.environ.get("TRACEPARENT", ""))
     before = _current.set(spans)

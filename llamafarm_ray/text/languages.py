@@ -41,7 +41,6 @@ def language_of(text: str, otherwise: str = "") -> str:
     The first 1,000 characters count. The same text gives the same answer on every machine.
 
     Args:
-        text: the text.
         otherwise: language of the text around it, returned if this one is too short, or no other language is as
             good as certain; "" if that is not known.
     """

@@ -71,8 +71,7 @@ class _Content:
         words: the content words, in lower case.
         every: all words by their first three letters.
         pairs: pairs of neighboring characters of scripts without spaces.
-        num_inside: number of words inside sentences.
-        num_capitals: number of those with a capital.
+        num_capitals: number of words inside sentences with a capital.
     """
 
     numbers: dict[str, frozenset[str]] = field(default_factory=dict)

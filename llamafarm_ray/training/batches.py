@@ -126,13 +126,10 @@ def windows(
     """A worker's windows of steps ``first_step`` to ``num_steps``.
 
     Args:
-        plan: division of epochs.
         read_epoch: given an epoch and a number of rows to pass over, the other rows of all workers in their order.
-        rank: rank of this worker.
         num_workers: of how many.
         first_step: steps that are done already.
         num_steps: steps of the whole run.
-        layout: of the micro-batches.
     """
     step = first_step
     while step < num_steps:

@@ -45,8 +45,7 @@ class RunState:
     There is no random state among it: every step seeds anew, from the run's seed, the step and the worker.
 
     Args:
-        step: optimizer steps done.
-        num_updates: of these, steps that changed the parameters; fp16 leaves some out.
+        num_updates: optimizer steps that changed the parameters; fp16 leaves some out.
         num_tokens: tokens read by all workers.
         num_counted: number of items that the objective counted: trained tokens, pairs, ...
         seconds: time spent.
@@ -68,7 +67,6 @@ class RunState:
         """Count a step that is done.
 
         Args:
-            loss: of the step.
             num_tokens: tokens that all workers read in it.
             num_counted: what the objective counted in it.
             seconds: time that it took.
@@ -96,7 +94,6 @@ class StoredCheckpoint:
     """A whole checkpoint.
 
     Args:
-        name: its folder.
         step: steps done when it was written.
         validation_loss: measured at that step, if it was.
         files: digests (sha256) of its files by name.

@@ -70,12 +70,9 @@ def train_steps(
     however unequal their rows. So accumulating gradients, or adding workers, is exactly a larger batch.
 
     Args:
-        strategy: holds the model.
-        objective: training objective.
         windows: this worker's share of each step.
         schedule: the learning rate.
         state: position of the run; kept up to date.
-        seed: of dropout.
         after_step: called after each step, on every worker.
 
     Raises:

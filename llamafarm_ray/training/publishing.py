@@ -10,22 +10,10 @@ from llamafarm_ray.errors import ConflictError, TrainingError
 from llamafarm_ray.training.plan.job import RunFolder
 from llamafarm_ray.training.result import TrainingResult
 
-__all__ = ["RESULT_FILE", "check_output", "finish_publication", "publish"]
+__all__ = ["RESULT_FILE", "finish_publication", "publish"]
 
 RESULT_FILE = "training.json"
 """Written last: an output that has it is whole."""
-
-
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Make sure that ``output`` may be written.
-
-    Raises:
-        ConflictError: it exists, and is not to be replaced.
-    """
-    if output.exists() and not overwrite:
-        raise ConflictError(
-            f"The output {str(output)!r} exists already.", hint="Choose another folder, or overwrite it."
-        )
 
 
 def publish(folder: RunFolder, output: Path, result: TrainingResult, *, overwrite: bool) -> None:

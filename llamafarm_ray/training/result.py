@@ -20,7 +20,6 @@ class Progress:
         total_steps: steps of the whole run.
         epoch: the epoch this step belongs to, counted from 0.
         loss: mean cross-entropy (nats) over the step's trained tokens on all workers.
-        learning_rate: the rate this step used.
         grad_norm: the gradient's L2 norm before clipping.
         tokens_per_s: tokens read on all workers, prompts included and padding not.
         seconds: since the first step began.
@@ -50,14 +49,11 @@ class WorkerOutcome:
     """The end of a worker's run; all workers have the same.
 
     Args:
-        num_steps: optimizer steps done.
         num_tokens: tokens read by all workers.
-        num_counted: number of items that the objective counted.
         seconds: time spent.
         losses: of each step.
         validation_loss: of the weights that were saved; None where it was not measured, or is not finite.
         num_workers: training processes.
-        num_trainable_parameters: of the method.
     """
 
     num_steps: int
@@ -76,22 +72,17 @@ class TrainingResult:
 
     Args:
         method: the method used; never ``auto``.
-        kind: kind of the output.
-        objective: training objective.
         strategy: the workers' strategy; never ``auto``.
         reasons: reasons for method and strategy, where the configuration left them open.
-        num_workers: training processes.
         precision: ``fp32`` or ``bf16``.
         num_rows: rows trained on, in each epoch.
         num_dropped: rows left out before training, by reason.
-        num_steps: optimizer steps.
         num_tokens: tokens read over all steps, prompts included and padding not.
         num_counted: number of items that the loss is the mean of: trained tokens, or pairs.
         num_trainable_parameters: parameters the optimizer changed.
         seconds: from the first step to the last.
         losses: of every step, as in `Progress.loss`.
         metrics: ``train_loss`` (of the last step) and, given validation rows, ``validation_loss``.
-        config: the configuration of the run.
         lineage: origin of base model and rows, as far as the caller knows it.
     """
 

@@ -15,7 +15,6 @@ class Schedule:
     """Linear warm-up to the peak, then ``constant``, ``linear`` to zero, or half a ``cosine`` to zero.
 
     Args:
-        kind: schedule after the warm-up.
         peak: the highest rate.
         num_warmup_steps: steps until the peak is reached; the first step already learns.
         num_steps: steps of the run; the last one still learns.
@@ -28,12 +27,7 @@ class Schedule:
 
     @classmethod
     def of(cls, training: DecidedTraining, num_steps: int) -> Schedule:
-        """Return the configured schedule of a run.
-
-        Args:
-            training: settings of the loop.
-            num_steps: steps of the run.
-        """
+        """Return the configured schedule of a run."""
         warmup = training.warmup_steps
         if warmup is None:
             warmup = math.ceil(training.warmup_ratio * num_steps)

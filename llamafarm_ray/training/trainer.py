@@ -24,6 +24,7 @@ from llamafarm_ray.config import Config, recorded
 from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.copying import check_output
 from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
@@ -40,7 +41,7 @@ from llamafarm_ray.training.plan.identity import read_facts
 from llamafarm_ray.training.plan.inputs import TrainingCallbacks, TrainingInputs
 from llamafarm_ray.training.plan.job import RunFolder, TrainingJob
 from llamafarm_ray.training.plan.planning import Plan, make_plan
-from llamafarm_ray.training.publishing import check_output, publish
+from llamafarm_ray.training.publishing import publish
 from llamafarm_ray.training.result import TrainingResult, WorkerOutcome
 from llamafarm_ray.types import DeviceUse, ModelKind
 
@@ -76,7 +77,6 @@ def train(
 
     Args:
         config: ``fine_tuning``, ``seed``, ``monitoring`` and ``dataset.preprocessing.max_length`` are used.
-        inputs: rows and base model.
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
             ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename; if the process is killed between setting
             an older one aside and that, the next call with this output puts it in place.
@@ -114,10 +114,7 @@ class _DriverRun:
     """A run as its driver sees it, which holds the run's folder.
 
     Args:
-        config: the configuration.
-        inputs: rows and base model.
         output: the folder to make.
-        folder: the run's folder.
         callbacks: callbacks that hear of the run's course.
         overwrite: replace ``output`` if it exists.
     """

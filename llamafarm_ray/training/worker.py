@@ -110,10 +110,8 @@ class _Run:
     """One start of one worker.
 
     Args:
-        job: the work.
         channel: handle of a `ProgressChannel` actor.
         rows: datasets ``train`` and perhaps ``validation``, materialised by Ray Data, or `TokenShards`.
-        heartbeat: this worker's.
     """
 
     def __init__(

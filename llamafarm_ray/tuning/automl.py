@@ -47,8 +47,6 @@ def automatic_space(
 
     Args:
         methods: the first one is tried first.
-        linear_modules: names of the model's linear layers.
-        num_rows: training rows.
         passes: passes over the questions that they are written in; fewer epochs are as many passes.
         taken: keys that the user set, which are left alone.
     """

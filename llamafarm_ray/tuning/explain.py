@@ -21,10 +21,7 @@ def explain(
     """Sentences for people.
 
     Args:
-        records: all trials.
         ranked: the finished ones, the best first.
-        domains: searched domains.
-        metric: deciding metric.
     """
     if not ranked:
         return ["No trial finished, so there is no best one."]

@@ -6,13 +6,14 @@ import datetime as dt
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from llamafarm_ray.errors import ConflictError, StorageError
+from llamafarm_ray.storage.local import read_json_lines
 
 __all__ = ["Journal", "Record", "State", "SweepFacts", "best_of"]
 
@@ -42,10 +43,7 @@ class Record:
     Args:
         number: from 0, in the order they were proposed.
         values: of the searched keys.
-        state: its state.
         points: the metric by the number of the comparison, from 1, as the trial went.
-        value: the metric of the finished trial.
-        metrics: of the finished trial.
         seconds: spent in this trial, over all attempts.
         reason: reason for its failure, its invalidity or its stop.
         why: origin of the values, where it matters (a default that was tried first).
@@ -87,8 +85,6 @@ class SweepFacts:
     """Identity of a sweep: the same command with other facts is another sweep.
 
     Args:
-        name: name of the tuned model.
-        metric: deciding metric.
         lower_is_better: True if the lowest value is the best.
         facts: search space, search, scheduler and what all trials have in common, as JSON values.
     """
@@ -100,11 +96,7 @@ class SweepFacts:
 
 
 class Journal:
-    """The log ``journal.jsonl`` of a sweep's folder, and the records that it adds up to.
-
-    Args:
-        path: of the file.
-    """
+    """The log ``journal.jsonl`` of a sweep's folder, and the records that it adds up to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +105,7 @@ class Journal:
         self.spent_s = 0.0
         """Time of all sessions up to the last event, seconds; the present one not included."""
         self._session: tuple[dt.datetime, dt.datetime] | None = None
-        for entry in _entries(path):
+        for entry in read_json_lines(path):
             self._take(entry)
         self._close_session()
 
@@ -245,19 +237,6 @@ def _number(value: float) -> float | None:
 def _tuples(value: object) -> object:
     """Lists as tuples, as a domain's values are."""
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
-
-
-def _entries(path: Path) -> Iterator[dict[str, object]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # cut when its writer was killed
-            if isinstance(value, dict):
-                yield value
 
 
 def _end_torn_line(path: Path) -> None:

@@ -48,7 +48,6 @@ def num_concurrent(nodes: Sequence[Node], needs: TrialNeeds, *, most: int | None
 
     Args:
         nodes: the cluster's machines.
-        needs: of the largest trial.
         most: no more than these, if given.
     """
     places = [_workers_on(node, needs) for node in nodes]

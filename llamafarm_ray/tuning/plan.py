@@ -30,7 +30,6 @@ class Suggestion:
     """Values worth trying before any search.
 
     Args:
-        values: of searched keys.
         why: for people.
     """
 
@@ -40,12 +39,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A trial to run.
-
-    Args:
-        record: of the trial.
-        config: configuration that it trains.
-    """
+    """A trial to run."""
 
     record: Record
     config: Config
@@ -55,8 +49,6 @@ class Planner:
     """Hands out trials, and writes each into the journal before it begins.
 
     Args:
-        journal: of the sweep.
-        space: search space.
         search: proposes values.
         num_trials: trials in all, those of earlier sessions included and invalid ones not; None for no limit.
         first: tried before the search begins.

@@ -51,9 +51,6 @@ class Population:
         interruption says again what it said before; that was decided then.
 
         Args:
-            number: the trial's.
-            point: of comparison.
-            value: its metric there.
             records: of all trials, this point of this trial not yet among them.
         """
         if point >= self.num_points or point <= max(records[number].points, default=0):
@@ -84,7 +81,6 @@ class Population:
 
         Args:
             parent: trial whose weights are copied.
-            space: search space.
             number: the new trial's.
             attempt: from 0; counts proposals for it that break a rule.
         """

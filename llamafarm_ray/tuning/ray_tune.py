@@ -51,11 +51,8 @@ def run_sweep(
     """Run trials until there are no more, or the budget is over. Needs a connected Ray, and `only_sweep`.
 
     Args:
-        sweep: settings of the sweep.
         journal: begun; what it holds is gone on with.
-        planner: of this journal.
         run_trial: trains one; it is called in a process of its own, anywhere in the cluster, and must be picklable.
-        budget: of the sweep.
         on_change: called in this thread when something happened, and every second.
 
     Raises:

@@ -27,7 +27,6 @@ class Searcher(ABC):
     """Proposes values and learns how they did.
 
     Args:
-        space: search space.
         seed: of every random choice.
     """
 
@@ -40,7 +39,6 @@ class Searcher(ABC):
         """Values for a trial; None if there are no more.
 
         Args:
-            number: the trial's.
             attempt: from 0; counts proposals for this trial that were tried already, and so are not wanted.
         """
 

@@ -21,7 +21,6 @@ class Sweep:
     """Rules for running trials.
 
     Args:
-        facts: facts that identify the sweep.
         folder: its state: ``journal.jsonl`` and ``trials/``, on storage that all nodes share.
         concurrent: most trials at once.
         num_points: points of comparison of the longest trial; 0: trials are not compared on their way.

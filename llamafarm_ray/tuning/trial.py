@@ -78,7 +78,6 @@ class _TrialActor:
     Args:
         run_trial: a `RunTrial`, pickled.
         config: of the trial, as JSON.
-        place: place of the trial.
     """
 
     def __init__(self, run_trial: bytes, config: str, place: Place) -> None:

@@ -30,12 +30,9 @@ class Watch:
 
     Args:
         sweep: rules for running trials.
-        journal: journal of the sweep.
         planner: says what is tried next.
-        budget: ends the sweep.
         on_change: called with all trials when something happened, and every second.
         running: since when trials run (``time.monotonic``), by number.
-        ended: ends of this session's trials.
         error: error that ends the sweep, or None.
     """
 

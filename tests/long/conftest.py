@@ -27,6 +27,13 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def port():
+    from llamafarm_ray.clusters.ports import free_port
+
+    return free_port()
+
+
+@pytest.fixture(scope="module")
 def ray_cluster(ray_cluster):
     """The session's cluster, with a Serve that listens wherever the module wants it to."""
     end_serve()

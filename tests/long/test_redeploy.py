@@ -15,13 +15,6 @@ from llamafarm_ray.registry import open_registry
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def port():
-    from llamafarm_ray.clusters.ports import free_port
-
-    return free_port()
-
-
 def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path, port):
     from llamafarm_ray.workflows.deployments.deploy import deploy
     from llamafarm_ray.workflows.deployments.undeploy import undeploy

@@ -89,13 +89,6 @@ def files(tmp_path_factory):
     return base, good, hostile
 
 
-@pytest.fixture(scope="module")
-def port():
-    from llamafarm_ray.clusters.ports import free_port
-
-    return free_port()
-
-
 @pytest.fixture(scope="module", params=["vllm", "transformers"])
 def deployed(request, ray_cluster, files, port, tmp_path_factory):
     """The engine with all of them in its registry: the hostile ones by a writer that proves nothing."""

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from adapters import greedy, make_adapter
 from process_tools import titled
+from served_answers import whole_letters
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
@@ -91,11 +92,6 @@ def ask(url, model, *, is_stream=False):
         assert events[-1] == "[DONE]", events[-1:]
         pieces = [httpx.Response(200, content=event).json() for event in events[:-1]]
         return version, whole_letters("".join(piece["choices"][0]["text"] for piece in pieces))
-
-
-def whole_letters(text):
-    """Without the bytes of a letter cut off at the end, which vLLM holds back and transformers shows."""
-    return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 @dataclasses.dataclass

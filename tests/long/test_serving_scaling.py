@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from adapters import greedy, make_adapter
+from served_answers import whole_letters
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config, resolved
@@ -37,11 +38,6 @@ def ask(url, model, **options):
 def said(response):
     assert response.status_code == 200, response.text
     return whole_letters(response.json()["choices"][0]["text"])
-
-
-def whole_letters(text):
-    """Without the bytes of a letter cut off at the end, which vLLM holds back and transformers shows."""
-    return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 def num_replicas(application="llamafarm"):

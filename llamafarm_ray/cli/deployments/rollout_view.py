@@ -31,9 +31,7 @@ def rollout_view(record: RolloutRecord, progress: RolloutProgress | None, now: d
     """A rollout in tables that fit 80 columns.
 
     Args:
-        record: the registry's record of it.
         progress: its controller's report; ``None`` without one.
-        now: the time.
     """
     from rich.console import Group
 

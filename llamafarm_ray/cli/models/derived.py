@@ -23,8 +23,6 @@ def register_derived(
     """Register a new model.
 
     Args:
-        registry: the registry.
-        folder: its files.
         name: name to register it under; None: it is not registered.
         base_model: its base, where its own record names none.
 
@@ -52,9 +50,7 @@ def show_derived(
 
     Args:
         made: facts of the model, as ``--json`` prints them.
-        record: its version.
         show: prints the facts for people.
-        also: versions that were made beside it.
         notes: remarks, printed on standard error.
         as_json: print for programs.
     """

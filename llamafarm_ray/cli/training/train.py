@@ -206,7 +206,6 @@ def show_result(result: TrainingResult, path: Path | None = None) -> None:
     """A finished run.
 
     Args:
-        result: of the run.
         path: its folder, if its report shall be pointed at.
     """
     losses = result.losses

@@ -42,9 +42,7 @@ class Alias:
     """One row of the table of other spellings.
 
     Attributes:
-        name: the other name.
         target: the canonical dotted key or section; empty is the root.
-        tools: tools that spell it so.
         within: dotted sections in which the name is read; by default those around the target's key.
         values: values that translate to others; empty where every value passes.
         others_pass: True if values outside ``values`` are accepted too.

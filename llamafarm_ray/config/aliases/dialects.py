@@ -24,7 +24,6 @@ class _Dialect:
     """A tool's way to write a configuration.
 
     Attributes:
-        tool: its name.
         signs: keys at the top of a file that no other tool has.
         method: its default, as our method.
         totals: keys at the top of a file that mean another amount there than here, and what to set instead.

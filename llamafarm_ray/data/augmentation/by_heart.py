@@ -42,7 +42,6 @@ def rows_by_heart(
         rows: rows of questions and answers with the columns of ``ROW_SCHEMA``, ``covers`` and ``fact``, those of a
             document together and in its order.
         seed: decides the keywords and which facts share a row.
-        passes: passes over the facts.
         near_words: words of like meaning; None keeps the words of the document.
     """
     for _, group in itertools.groupby(rows, key=lambda row: row["document"]):
@@ -74,7 +73,6 @@ def joined_row(rows: Sequence[Mapping[str, Any]], turns: Sequence[Message], cove
 
     Args:
         rows: the rows; the new one comes from where the first does.
-        turns: of the new row.
         covers: places of the facts that it answers.
     """
     made = {
@@ -96,8 +94,6 @@ def _prompts(
 
     Args:
         asked: the rows of the fact, one for each wording.
-        number: of the pass.
-        passes: number of passes.
         near_words: words of like meaning.
         rng: decides the words.
     """

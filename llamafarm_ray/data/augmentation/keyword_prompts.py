@@ -53,7 +53,6 @@ def keyword_prompt(text: str, near_words: NearWords | None, rng: random.Random) 
     English stop words and numbers are left out.
 
     Args:
-        text: the text.
         near_words: words of like meaning that replace some of the words; None keeps them.
         rng: decides the words and the form.
     """

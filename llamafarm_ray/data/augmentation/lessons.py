@@ -43,7 +43,6 @@ class Lesson:
         topic: title and headings above the text.
         before: the sentence before it, where it can't be understood alone; else empty.
         text: a sentence, list item or table row.
-        pairs: questions and answers.
     """
 
     topic: str

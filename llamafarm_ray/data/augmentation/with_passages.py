@@ -50,7 +50,6 @@ def ask_with_passages(
     """Return the prompt that asks a question with excerpts of passages, as rows with passages ask.
 
     Args:
-        question: the question.
         passages: the passages that a retriever found; the first of several lines is the title and headings.
         num_sentences: most sentences to show; None shows the passages whole.
         likelihoods: see `SentenceIndex.nearest`.
@@ -64,7 +63,6 @@ def ask_with_texts(question: str, texts: Sequence[str], instruction: str = INSTR
     """Return the prompt that asks a question with whole texts.
 
     Args:
-        question: the question.
         texts: what the model may read.
         instruction: the first line.
     """
@@ -76,8 +74,6 @@ class ReadingQuestion:
     """A question to answer from excerpts.
 
     Args:
-        question: the question.
-        answer: the answer.
         sentence: place of the sentence that supports it in the index.
         row: the row of the dataset that it comes from; None for practice.
     """
@@ -135,7 +131,6 @@ def rows_with_passages(
             together and in its order. The first pass uses the first wording of a fact, the next one the second. A
             pass that has no wording left asks an earlier one with some words replaced.
         seed: decides which facts share a row.
-        passes: passes over the facts.
         near_words: words of like meaning; None keeps the words.
     """
     for document, group in itertools.groupby(rows, key=lambda row: row["document"]):

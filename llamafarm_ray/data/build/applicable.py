@@ -30,7 +30,6 @@ def check_kind(config: DatasetConfig, kind: str) -> None:
 
     Args:
         config: the ``dataset`` section of a configuration.
-        kind: of the rows.
 
     Raises:
         InputError: naming all of them.

@@ -23,9 +23,9 @@ from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
 
-__all__ = ["Assembly"]
+__all__ = ["Assembly", "description"]
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 _NUM_SAMPLES = 10
 _WRITE_ROWS = 1000
 
@@ -34,7 +34,6 @@ class Assembly:
     """Hands rows to a target by split. Per row it remembers a line of the dataset's digest, some 250 bytes.
 
     Args:
-        target: destination of the rows.
         split: the rows that are held out for validation.
         kind: of the rows to write.
         config: the prompt of chats, and ``source.include_metadata``: False leaves the columns empty that say where a
@@ -157,24 +156,26 @@ class Assembly:
         """Return the content of ``dataset.json``.
 
         Args:
-            report: of the build.
-            harvest: contents of the documents.
             passes: passes over the questions that the training rows are written in.
         """
-        return {
-            "format_version": FORMAT_VERSION,
-            "name": report.name,
-            "digest": report.digest,
-            "seed": report.seed,
-            "num_train": report.num_train,
-            "num_validation": report.num_validation,
-            "passes": passes,
-            "documents": [
-                asdict(DocumentRecord(path, digest, self._per_document[path]))
-                for path, digest in sorted(harvest.digests.items())
-            ],
-            "created_with": __version__,
-        }
+        documents = [
+            DocumentRecord(path, digest, self._per_document[path]) for path, digest in sorted(harvest.digests.items())
+        ]
+        return {**description(report, documents), "passes": passes}
+
+
+def description(report: BuildReport, documents: Sequence[DocumentRecord]) -> dict[str, object]:
+    """Return the content of ``dataset.json`` that every dataset has."""
+    return {
+        "format_version": _FORMAT_VERSION,
+        "name": report.name,
+        "digest": report.digest,
+        "seed": report.seed,
+        "num_train": report.num_train,
+        "num_validation": report.num_validation,
+        "documents": [asdict(document) for document in documents],
+        "created_with": __version__,
+    }
 
 
 def _last(turns: Sequence[Mapping[str, object]], role: str) -> str:

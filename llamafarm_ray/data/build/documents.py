@@ -149,7 +149,6 @@ def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledge
 
     Args:
         written: the examples by passage, all passages of the document in order.
-        config: settings of the checks.
         ledger: takes the counts.
     """
     counts = ledger.counts(GenerateByRules.name)

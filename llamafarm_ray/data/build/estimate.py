@@ -41,7 +41,6 @@ class PairsEstimate:
         model: the model to ask; several with commas.
         passages: passages of the documents, or of rows that exist.
         requests: requests to send for pairs, one for each passage and kind; stored answers need none.
-        stored: requests that were answered before.
         input_tokens: tokens of the prompts, without the model's tokenizer: one for four bytes.
         output_tokens: tokens of the answers, 60 for each wording of a pair, not above ``max_output_tokens``.
         cost_usd: at the configured prices; None without them. Failed and bad answers come on top.
@@ -67,7 +66,6 @@ class _Group:
 
     Args:
         text: of their passage; "" for rows that name none.
-        num_questions: number of them.
     """
 
     text: str

@@ -30,9 +30,7 @@ class Examples:
     examples are sorted in this process, because Ray would start workers for it.
 
     Args:
-        harvest: the examples.
         quality: the filters; ``fault_of`` applies those of single examples to rows that are made of these.
-        evaluation: questions of evaluation sets.
         judge: judges what all other filters keep; None: nobody does.
     """
 

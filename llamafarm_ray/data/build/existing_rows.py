@@ -48,8 +48,6 @@ class SourceRows:
     """Rows of a source as examples.
 
     Args:
-        harvest: the examples, and what became of the records.
-        kind: of all rows.
         schema: the columns of the kind, and the optional ones that some rows use.
         prompts: digest of the prompt of each example by its id.
         validation: ids of the examples from files for validation.
@@ -215,7 +213,6 @@ def checked_examples(row: Row, kind: str, config: DatasetConfig, ledger: Ledger)
     Args:
         row: of the kind, with ``document``, ``document_digest`` and ``passage``.
         kind: see `llamafarm_ray.data.row_kinds`.
-        config: settings of the filters.
         ledger: takes the counts.
     """
     texts = list(_texts(row))

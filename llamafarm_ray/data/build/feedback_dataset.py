@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray import __version__
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.build.applicable import check_kind, check_settings
-from llamafarm_ray.data.build.assembly import FORMAT_VERSION
+from llamafarm_ray.data.build.assembly import description
 from llamafarm_ray.data.build.examples import Examples
 from llamafarm_ray.data.build.existing_rows import checked_examples
 from llamafarm_ray.data.build.harvest import Harvest
@@ -61,7 +60,6 @@ def check_feedback(config: DatasetConfig, objective: str) -> None:
 
     Args:
         config: the ``dataset`` section of a configuration.
-        objective: of the training.
 
     Raises:
         UnsupportedError: no rows are made for this objective.
@@ -93,7 +91,6 @@ def build_feedback_dataset(
             ``source.strict`` the first record that is no feedback is an error.
         objective: ``dpo`` or ``kto``.
         seed: decides which questions are held out.
-        name: the dataset's name, recorded in the report.
         overwrite: replace another dataset at ``output``.
 
     Returns:
@@ -136,7 +133,7 @@ def _write(
         for side, of_side in rows.items():
             if of_side:
                 target.add(side, of_side)
-        target.finish(_description(report, documents), report.to_dict(), report_page(report))
+        target.finish(description(report, documents), report.to_dict(), report_page(report))
         return replace(report, created=target.publish())
 
 
@@ -193,9 +190,7 @@ class _Batch:
     """A file of feedback.
 
     Args:
-        name: of the file.
         digest: of its bytes.
-        records: that are sound.
         bad: place of each other record, and the reason.
     """
 
@@ -287,16 +282,3 @@ def _report(
 
 def _reason(batch: _Batch) -> str:
     return f"none of its {len(batch.bad)} records can be used: {batch.bad[0]}" if batch.bad else "it is empty."
-
-
-def _description(report: BuildReport, documents: list[DocumentRecord]) -> dict[str, object]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": report.name,
-        "digest": report.digest,
-        "seed": report.seed,
-        "num_train": report.num_train,
-        "num_validation": report.num_validation,
-        "documents": [asdict(document) for document in documents],
-        "created_with": __version__,
-    }

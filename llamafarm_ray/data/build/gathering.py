@@ -40,7 +40,6 @@ class Gathered:
     """Examples of a build, before they are filtered as a whole.
 
     Args:
-        harvest: the examples.
         sources: the documents or files that they come from.
         kind: of the rows to write.
         schema: columns of the kind's own layout.
@@ -72,7 +71,6 @@ class Gathered:
         """Choose the validation examples.
 
         Args:
-            rows: all examples.
             config: share, and what to hold out.
             seed: another seed, another choice.
         """
@@ -122,9 +120,7 @@ def gather_documents(
 
     Args:
         source: see `build_dataset`.
-        config: settings of all steps.
         parts: finished parts of an earlier attempt.
-        exclude: folder of the dataset.
         engine: see `plan_engine`; None for texts.
         num_partitions: see `build_dataset`.
         tell: called as parts of a stage are done.

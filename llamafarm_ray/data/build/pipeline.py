@@ -98,9 +98,7 @@ def build_dataset(
         output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset is there already
             it is left as it is.
         config: the ``dataset`` section of a configuration.
-        name: the dataset's name, recorded in it.
         seed: decides which examples are held out.
-        options: options of the build.
 
     Raises:
         InputError: the source is missing, has nothing that can be read, or gave no example; the model that shall
@@ -259,12 +257,9 @@ def _write(
     """Write all examples, then rows that are made of the training split's, and practice.
 
     Args:
-        assembly: destination of the rows.
-        examples: all examples.
         gathered: contents of the sources.
         expansion: invents rows and copies.
         with_passages: ask questions once more with passages at hand.
-        passes: passes over the questions.
         near_words: words of like meaning, where the base model wrote the questions: they are asked in rows by heart,
             and the dataset has practice.
         seed: of the rows by heart, of those with passages and of practice.

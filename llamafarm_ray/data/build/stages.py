@@ -48,8 +48,6 @@ def document_stage(
     """Read, parse, clean and split the documents in parallel, and gather the results as they come.
 
     Args:
-        sources: the documents.
-        config: settings of the steps.
         parts: results of tasks that finished in an earlier attempt; those of this one are added.
         by_rules: make and check the examples in the same task; else the passages come back.
         num_partitions: number of tasks that the documents are spread over; by default by their number and size.
@@ -193,8 +191,6 @@ def pair_stage(
 
     Args:
         harvest: its passages are used up, examples and counts are added.
-        config: settings of the checks.
-        plan: the model's writer.
         parts: batches that were written in an earlier attempt; those of this one are added.
         tell: called as passages are done.
         on_use: called with the use of devices by the writer.

@@ -16,7 +16,6 @@ from typing import IO, Any
 from llamafarm_ray.data.conversations.conversation import Conversation
 from llamafarm_ray.data.conversations.slack import is_slack_export, slack_conversations
 from llamafarm_ray.data.readers.base import BrokenDocumentError, DocumentError, OversizedDocumentError
-from llamafarm_ray.data.reading import digest_of_file
 from llamafarm_ray.data.records import (
     BadRecord,
     Record,
@@ -31,6 +30,7 @@ from llamafarm_ray.data.sources.found import file_type, plain_path
 from llamafarm_ray.data.sources.reading import open_file
 from llamafarm_ray.data.sources.wanted import ROWS
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.storage.manifest import file_digest
 from llamafarm_ray.types import Digest
 
 __all__ = ["RowBatch", "batches_of_export", "batches_of_file"]
@@ -51,7 +51,6 @@ class RowBatch:
     Args:
         path: of the file, or of the file in an archive.
         digest: of the file's bytes; "" if it could not be read at all.
-        records: with their places.
         error: the reason why the rest of the file can't be read; "" if it can.
         ignored: the type of a file in an archive that holds no rows.
         split: that the name of a file in an archive tells, ``train`` or ``validation``; "" for the archive's own.
@@ -69,8 +68,6 @@ def batches_of_file(path: str, location: bytes, folder: str) -> Iterator[RowBatc
     """Yield the records of a file, or of each file in an archive: ``logs.zip!/monday.jsonl``.
 
     Args:
-        path: its name in the dataset.
-        location: its path on this machine.
         folder: for what is unpacked.
     """
     yield from _guarded(path, _of_file(path, Path(os.fsdecode(location)), Path(folder), 0))
@@ -80,7 +77,6 @@ def batches_of_export(name: str, files: Sequence[tuple[str, bytes]]) -> Iterator
     """Yield the threads of an unpacked export of Slack as records, channel by channel.
 
     Args:
-        name: of the export.
         files: path in the export, and path on this machine of each.
     """
     contents = {path: partial(_whole, Path(os.fsdecode(location))) for path, location in files}
@@ -139,7 +135,7 @@ def _of_file(path: str, file: Path, folder: Path, depth: int) -> Iterator[RowBat
 def _records(path: str, file: Path) -> Iterator[RowBatch]:
     with open_file(os.fsencode(file)) as opened:
         before = _state(opened)
-        digest = digest_of_file(file)
+        digest = file_digest(file)
         batch: list[Record] = []
         started, error = time.monotonic(), ""
         try:

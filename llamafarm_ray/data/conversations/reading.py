@@ -36,7 +36,6 @@ class FileOutcome:
     Args:
         skipped: a file that gave no row, with the reason; None if it gave some.
         note: the reason why the rest of a file that gave some can't be read; "" if all of it was read.
-        path: of the file.
         ignored: the type of a file in an archive that holds no rows.
     """
 
@@ -157,11 +156,7 @@ def _copied(location: bytes, folder: Path) -> bytes:
 
 @dataclass
 class _Parser:
-    """Parses the records of a split, whose rows have one kind.
-
-    Args:
-        kind: of the rows so far.
-    """
+    """Parses the records of a split, whose rows have one kind."""
 
     kind: RowKind | None = None
     _rows: Counter[str] = field(default_factory=Counter)

@@ -45,8 +45,6 @@ def slack_conversations(
     """Yield the channels of an export, each with its threads; messages without a thread are dropped.
 
     Args:
-        files: of the export.
-        name: of the export, which the names of its channels follow.
         skip: called with the path of each file that can't be read, and the reason.
     """
     people = _people(_read("users.json", files, skip)[1])

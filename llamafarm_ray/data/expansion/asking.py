@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamafarm_ray.data.expansion.parents import Row, question_and_answer
 from llamafarm_ray.data.generation.cluster import VllmPlan
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
-from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, objects_in, one_line
+from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, objects_in, text_of
 from llamafarm_ray.data.generation.endpoint.asking import Asker
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import RefusedError
@@ -78,7 +78,7 @@ class ModelExpander:
 
         fields = {"question": TEXT, "answer": TEXT}
         prompts = [(_INVENT, prompt(rows)) for rows in groups]
-        return self._ask(prompts, fields, lambda item: (_text(item, "question"), _text(item, "answer")))
+        return self._ask(prompts, fields, lambda item: (text_of(item, "question"), text_of(item, "answer")))
 
     def paraphrase(self, questions: Sequence[str]) -> list[str | None]:
         """Return each question in other words; None for one that could not be had."""
@@ -88,9 +88,7 @@ class ModelExpander:
         """Return each question translated to a language and back; None for one that could not be had.
 
         Args:
-            questions: the questions.
             language: English name of the language in between.
-            original: name of their own language.
         """
         there = self._texts([(_TRANSLATE, f"Translate to {language}:\n\n{text}") for text in questions])
         known = [text for text in there if text]
@@ -98,7 +96,7 @@ class ModelExpander:
         return [next(back) if text else None for text in there]
 
     def _texts(self, prompts: Sequence[tuple[str, str]]) -> list[str | None]:
-        found = self._ask(prompts, {"text": TEXT}, lambda item: _text(item, "text"))
+        found = self._ask(prompts, {"text": TEXT}, lambda item: text_of(item, "text"))
         return [texts[0] if isinstance(texts, list) and texts else None for texts in found]
 
     def _ask(
@@ -136,10 +134,3 @@ def _asker(plan: EndpointPlan | VllmPlan, on_use: Callable[[DeviceUse], None]) -
     from llamafarm_ray.data.generation.cluster.asking import ClusterAsker  # imports transformers
 
     return ClusterAsker(plan, on_use)
-
-
-def _text(item: Mapping[str, object], name: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise BadAnswerError(f'The "{name}" of an element is not a text.')
-    return one_line(value)

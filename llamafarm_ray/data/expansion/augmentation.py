@@ -35,7 +35,6 @@ class Augmenter:
     """Makes one copy of each row for each method.
 
     Args:
-        settings: methods and their settings.
         expander: asks the model for paraphrases and translations; None: paraphrases by rules.
         seed: another seed, other mistakes.
     """
@@ -51,7 +50,6 @@ class Augmenter:
 
         Args:
             rows: rows of the training split.
-            known: the questions of all examples.
             ledger: takes the counts.
             fault_of: tells why a copy can't be used.
         """

@@ -21,7 +21,6 @@ class Diversity:
     """Questions so far, held-out ones too: 1 KB each with a threshold, else 100 bytes.
 
     Args:
-        questions: the questions of all examples.
         threshold: largest cosine of two questions; None: only repetitions count.
     """
 

@@ -21,7 +21,6 @@ def mistyped(text: str, rate: float, chance: random.Random) -> str:
     Words in lower case of four Latin letters or more may have one: names, numbers and codes stay as they are.
 
     Args:
-        text: the text.
         rate: share of the words to change; at least one.
         chance: chooses words and mistakes.
     """

@@ -39,8 +39,6 @@ def child_row(
 
     Args:
         parent: the row that it was made from.
-        turns: its own turns.
-        provenance: the engine.
         method: ``synthetic``, or of an augmentation.
     """
     kind = json.loads(parent["provenance"]).get("kind", "") if parent["provenance"] else ""

@@ -112,7 +112,6 @@ def engines_of(
     Args:
         config: the ``dataset`` section of a configuration.
         base_model: ``base_model`` of the configuration.
-        environment: environment variables.
 
     Raises:
         InputError: see `choose_generator`.
@@ -132,7 +131,6 @@ def expansion_models(
     Args:
         config: the ``dataset`` section of a configuration.
         base_model: ``base_model`` of the configuration.
-        environment: environment variables.
 
     Raises:
         InputError: see `choose_generator`.
@@ -153,7 +151,6 @@ class _Planner:
         qa: settings of the endpoint, and the model where none is named.
         base_model: folder or reference of the base model.
         cache: folder or URI for an endpoint's answers.
-        environment: environment variables.
     """
 
     qa: QaGeneration

@@ -35,8 +35,6 @@ class Candidate:
 
     Args:
         parent: the row that it was made from.
-        turns: its turns.
-        provenance: the engine.
     """
 
     parent: Row
@@ -53,7 +51,6 @@ class Synthesizer:
     """Invents examples and checks them.
 
     Args:
-        inventor: the engine.
         count: most new examples of a group.
     """
 
@@ -140,7 +137,6 @@ def by_base_model(plan: EnginePlan, on_use: Callable[[DeviceUse], None]) -> Inve
     """Return an engine that lets a base model write about the passages once more, with other draws.
 
     Args:
-        plan: its writer.
         on_use: called with the use of devices.
     """
 

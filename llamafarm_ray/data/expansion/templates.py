@@ -23,11 +23,7 @@ _MIN_WORDS, _MAX_WORDS = 4, 40
 
 
 def invented(rows: Sequence[Row]) -> Iterator[tuple[Row, list[dict[str, object]]]]:
-    """Yield new conversations from the rows of a passage, each with its parent, in turns of the templates.
-
-    Args:
-        rows: questions and answers about one passage.
-    """
+    """Yield new conversations from the rows of a passage, each with its parent, in turns of the templates."""
     stated = [row for row in _one_a_fact(rows) if _is_statement(question_and_answer(row)[1])]
     for template in (_confirm, _complete, _correct):
         for row in stated:

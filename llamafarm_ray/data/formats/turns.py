@@ -79,7 +79,6 @@ def parse_turns(record: Mapping[str, object], *, shown_as: str = "") -> list[Mes
     """Return the turns under ``messages`` or ``conversations``: role and content, or from and value.
 
     Args:
-        record: has one of the two.
         shown_as: the key's name in messages, where it isn't that.
 
     Raises:

@@ -42,7 +42,6 @@ def check_agree(
 
     Args:
         record: a record, or one of its turns.
-        names: the names.
         where: place of the turn.
         read: returns the value of a name in one form, where names have forms of their own; by default the value
             itself, parsed if it is JSON.

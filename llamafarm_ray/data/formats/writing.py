@@ -80,7 +80,6 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
     """Return a conversation as a record of ``row_format``.
 
     Args:
-        messages: the turns.
         row_format: chatml, sharegpt, alpaca or prompt_completion.
         tools: the tools that the assistant had, as JSON.
 

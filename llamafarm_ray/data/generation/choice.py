@@ -34,7 +34,6 @@ class Choice:
     """The engine of a build.
 
     Args:
-        generator: the engine.
         model: name or folder of the model; empty for rules.
         base_url: address of the endpoint; empty for the other engines.
         reason: a sentence for the report.
@@ -58,9 +57,7 @@ def choose_generator(
     small enough to do it in minutes where there is no GPU.
 
     Args:
-        qa: the section of the configuration.
         base_model: ``base_model`` of the configuration, or the folder that it was found in.
-        environment: environment variables.
         has_gpu: True if a model can compute on a GPU.
 
     Raises:

@@ -34,8 +34,6 @@ def plan_writer(
     """Return the plan of a model's writer; None for rules, which need none.
 
     Args:
-        choice: the engine.
-        qa: the section of the configuration.
         cache: folder or URI for answers that must not be asked for twice.
         environment: environment variables, for the endpoint's key.
         machine: for a model that computes in this cluster; by default one CPU.

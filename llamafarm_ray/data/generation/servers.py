@@ -26,8 +26,6 @@ def server_url(server: Server, section: str, environment: Mapping[str, str]) -> 
     """Return the server's address and the name of the setting that it comes from; both empty if there is none.
 
     Args:
-        server: the section.
-        section: its dotted name.
         environment: environment variables: ``OPENAI_BASE_URL``, and the key, which means OpenAI's own server.
     """
     if server.base_url:

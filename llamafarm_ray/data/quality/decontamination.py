@@ -64,7 +64,6 @@ class Overlap:
     """An example that repeats a question.
 
     Args:
-        row: the example.
         shared: the question, or 13 words in a row, in normal form.
     """
 
@@ -76,7 +75,6 @@ def find_overlaps(questions: Sequence[str], rows: Iterable[Mapping[str, Any]]) -
     """Return the first example that repeats each question, by the question's place; see `EvaluationTexts.overlap`.
 
     Args:
-        questions: questions of an evaluation set.
         rows: examples with ``messages``.
     """
     texts = EvaluationTexts.of(questions)

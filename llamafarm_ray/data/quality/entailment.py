@@ -21,7 +21,6 @@ class CheckEntailment(Step[Example, Example]):
     Args:
         model: a function ``module:function`` from a passage and a statement to 0.0 ... 1.0. The statement is
             the question with its answer.
-        least: least that stays.
     """
 
     name = "check_entailment"

@@ -41,9 +41,7 @@ def plan_judge(quality: QualityControl, *, cache: str, environment: Mapping[str,
     """Return the step of a configuration; None if it names no judge.
 
     Args:
-        quality: the section of the configuration.
         cache: folder or URI of the answers.
-        environment: environment variables.
 
     Raises:
         InputError: a judge is named and no server is configured to ask it.
@@ -68,9 +66,7 @@ class CheckByJudge(Step[Row, Row]):
     note. Each row is judged once, however often the rows are streamed.
 
     Args:
-        model: its name at the endpoint.
         asker: asks the endpoint.
-        max_output_tokens: longest answer.
     """
 
     name = "check_judge"

@@ -57,7 +57,6 @@ def measure(rows: Iterable[Mapping[str, object]], config: DatasetConfig) -> Data
 
     Args:
         rows: all rows, with ``id``, ``messages`` and ``passage``.
-        config: the goals.
     """
     metrics = config.quality_control.metrics
     wants_quality = metrics.quality_score is not None or config.validation.quality_threshold is not None

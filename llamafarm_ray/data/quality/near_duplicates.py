@@ -185,7 +185,6 @@ def resolve(
     """Return the index of each exact and near duplicate, with the index of the one that stays.
 
     Args:
-        signatures: of all texts.
         ranks: see :func:`drop_near_duplicates`.
         text_of: text by index; asked for candidates only.
         threshold: least Jaccard similarity of near duplicates.

@@ -24,10 +24,6 @@ class NewRowCheck:
     """Tells why a new row can't be used, by the filters that the rows passed which it is made of.
 
     Personal data that `quality_control.pii` redacts or drops is a reason: the row that it is made of has none.
-
-    Args:
-        quality: the filters.
-        evaluation: questions of evaluation sets.
     """
 
     def __init__(self, quality: QualityControl, evaluation: EvaluationTexts) -> None:

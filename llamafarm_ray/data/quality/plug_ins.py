@@ -17,7 +17,6 @@ def load_function(name: str, key: str) -> Callable[..., Any]:
     """Return the function ``module:function``.
 
     Args:
-        name: the function.
         key: dotted key of the configuration that names it, for the error.
 
     Raises:

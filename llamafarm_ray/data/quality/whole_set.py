@@ -51,11 +51,7 @@ _DIGEST_BYTES = 16
 
 
 class _DropChosen(Step[Mapping[str, object], Mapping[str, object]]):
-    """Drops rows by their places.
-
-    Args:
-        chosen: the places.
-    """
+    """Drops rows by their places."""
 
     reason: ClassVar[str]
 
@@ -247,7 +243,6 @@ def find_off_domain(tables: Tables, domain: str | None) -> set[Place]:
     """Return the places of rows whose passage is far from the domain: cosine below 0.1.
 
     Args:
-        tables: all rows.
         domain: text that describes it; None: the mean of all passages.
     """
     center = embed([domain])[0].astype(float) if domain else _center(tables)

@@ -218,7 +218,6 @@ def list_item(line: str, number: int) -> tuple[str, int] | None:
     A number counts as a mark only in its turn: "16. Ruben keeps ..." can be how a wrapped sentence goes on.
 
     Args:
-        line: the line.
         number: result of the last call that found an item, 0 at first.
     """
     match = _LIST_MARK.match(line)

@@ -32,7 +32,6 @@ class Package:
     """An open package; use it as a context manager.
 
     Args:
-        data: the file.
         kind: name of its format, for messages.
 
     Raises:

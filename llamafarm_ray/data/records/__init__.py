@@ -15,7 +15,7 @@ from llamafarm_ray.data.records.locating import (
     validation_path,
 )
 from llamafarm_ray.data.records.reading import read_file, read_records
-from llamafarm_ray.data.records.writing import WRITABLE, RecordWriter, open_writer, write_records
+from llamafarm_ray.data.records.writing import WRITABLE, RecordWriter, open_writer
 
 __all__ = [
     "RECORD_SUFFIXES",
@@ -40,5 +40,4 @@ __all__ = [
     "split_of_path",
     "stem_of",
     "validation_path",
-    "write_records",
 ]

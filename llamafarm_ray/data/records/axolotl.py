@@ -65,7 +65,6 @@ def axolotl_records(path: Path, *, find: Callable[[Path], dict[str, Records]]) -
     """Return the records of ``datasets``, and as validation those of ``test_datasets``.
 
     Args:
-        path: of the configuration.
         find: finds the records of the file or folder that an entry names.
 
     Raises:
@@ -191,7 +190,6 @@ class _ChatEntry:
     Args:
         messages: the field of the turns.
         system: that of a system prompt beside them.
-        tools: that of the tools.
         names: our name of each key of a turn.
         roles: our role for each of theirs.
         drop_system: leave system prompts out.

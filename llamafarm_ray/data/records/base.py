@@ -29,7 +29,6 @@ class UnreadableFileError(InputError):
     """A whole file that can't be read, or not to its end.
 
     Args:
-        path: of the file.
         reason: the end of a sentence that begins with the file.
         hint: next step.
     """

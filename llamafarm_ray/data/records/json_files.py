@@ -33,7 +33,6 @@ def open_text(path: Path, *, newline: str) -> io.TextIOWrapper:
     """Open a text file in UTF-8, or in UTF-16 and UTF-32 where its first bytes show that.
 
     Args:
-        path: of the file, which may be compressed.
         newline: see `open`.
     """
     buffered = io.BufferedReader(open_to_read(path), _HEAD_BYTES)  # type: ignore[type-var]

@@ -59,7 +59,6 @@ def factory_records(path: Path, names: str, *, find: Callable[[Path], dict[str, 
     """Return the records of the entries of a ``dataset_info.json``.
 
     Args:
-        path: of the file.
         names: of the entries, with commas between them; may be empty where there is one entry.
         find: finds the records of the file or folder that an entry names.
 

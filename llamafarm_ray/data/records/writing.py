@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -19,23 +18,15 @@ from llamafarm_ray.data.records.compression import file_type, open_to_write
 from llamafarm_ray.data.records.locating import is_record_file
 from llamafarm_ray.errors import InputError
 
-__all__ = ["WRITABLE", "RecordWriter", "open_writer", "write_records"]
+__all__ = ["WRITABLE", "RecordWriter", "open_writer"]
 
 Record = Mapping[str, object]
-
-
-def write_records(records: Iterable[Record], path: Path, *, type_of: Path | None = None) -> None:
-    """Write records into a file; see `RecordWriter`."""
-    with contextlib.closing(open_writer(path, type_of=type_of)) as writer:
-        for record in records:
-            writer.add(record)
 
 
 def open_writer(path: Path, *, type_of: Path | None = None) -> RecordWriter:
     """Open a file of records to write.
 
     Args:
-        path: of the file.
         type_of: a path whose name says the type and compression; ``path`` by default.
 
     Raises:

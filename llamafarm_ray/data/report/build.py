@@ -80,10 +80,6 @@ class Lengths:
     """Lengths in characters, and their distribution.
 
     Args:
-        min: the shortest.
-        median: the middle one.
-        max: the longest.
-        bin_chars: width of a bin.
         bins: number of lengths in each bin, the first from 0.
         num_longer: lengths beyond the bins: the longest hundredth, where it is far from the others.
     """
@@ -136,23 +132,13 @@ class BuildReport:
     """Everything about one build, as written to ``report.json``.
 
     Args:
-        name: the dataset's name.
-        digest: digest of its rows and their split.
-        output: path of the dataset.
-        seed: the seed of the split.
         created: False if the same dataset was there already and was left as it is.
-        documents: the source documents.
         steps: the steps in their order.
-        num_train: rows in the training split.
-        num_validation: rows in the validation split.
         held_out: "documents", "passages", "facts", "phrasings" or "nothing"; see `llamafarm_ray.data.split.Split`.
-        question_chars: lengths of the questions.
-        answer_chars: lengths of the answers.
         samples: a few examples.
         seconds: wall-clock time by stage.
         generator: the engine that wrote the pairs; None for rows that were not generated.
         coverage: facts with at least one kept pair; None likewise.
-        metrics: metrics that have a goal.
     """
 
     name: str

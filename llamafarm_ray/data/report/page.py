@@ -23,7 +23,6 @@ def report_page(report: BuildReport, *, coverage_by_document: bool = False) -> s
     """Return the page of a build.
 
     Args:
-        report: of the build.
         coverage_by_document: list all documents with their facts and those that are taught, least taught first.
     """
     coverage = _coverage(report) if coverage_by_document else ""

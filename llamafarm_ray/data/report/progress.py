@@ -20,8 +20,7 @@ class Stage:
     Args:
         name: documents, pairs, examples or write.
         unit: plural noun for the things it goes through.
-        done: things that are done.
-        total: all of them; None where their number is not known before the end.
+        total: things to do; None where their number is not known before the end.
     """
 
     name: str

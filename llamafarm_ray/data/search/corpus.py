@@ -23,7 +23,6 @@ class Corpus:
         passages: all passages, by document and in its order.
         documents: paths of the documents that were read.
         skipped: files that can't be read, with the reason.
-        digest: digest of the passages.
     """
 
     passages: list[Passage]

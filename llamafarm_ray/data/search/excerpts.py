@@ -68,8 +68,6 @@ class SentenceIndex:
         """Return the places of the sentences that fit a question best, the best first.
 
         Args:
-            question: the question.
-            num_sentences: most sentences to return.
             likelihoods: for each sentence the log-probability of the question after it, by a model that has learned
                 to ask; None: cosines alone rank.
         """
@@ -115,9 +113,7 @@ def excerpts(
     """Return the sentences of passages that fit a question best, each below its passage's heading line.
 
     Args:
-        question: the question.
         passages: texts; the first of several lines is the title and headings.
-        num_sentences: most sentences to return.
         likelihoods: see `SentenceIndex.nearest`.
     """
     index = SentenceIndex(passages)

@@ -38,7 +38,6 @@ class PassageIndex:
     Research"): passages are of like length, and a word rarely counts twice.
 
     Args:
-        texts: the passages.
         vectors: vectors of another model for the passages; None: wordllama's. Such a model reads a passage as a whole,
             so its sentences have no vectors of their own.
         embed_question: the same model's vector of a question; it is needed with ``vectors``.

@@ -43,7 +43,6 @@ class Member:
     """A file in an archive.
 
     Args:
-        name: its path in the archive.
         open: opens it to read.
     """
 

@@ -37,7 +37,6 @@ class Kept(Generic[Out]):
     """A row that goes on, with notes about it that are counted.
 
     Args:
-        row: the row.
         notes: number of times that each note applies; keep values out of them.
         sample: the row as a reader of the report should see it; empty for none.
     """
@@ -52,8 +51,6 @@ class StepCounts:
     """Rows in and out of one step. A step that splits or generates has more rows out than in.
 
     Args:
-        rows_in: rows that came.
-        rows_out: rows that went on.
         dropped: rows dropped, by reason.
         noted: notes about rows that went on.
         samples: up to three rows by reason or note, chosen by their digests: the same ones in any order of work.

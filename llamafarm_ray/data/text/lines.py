@@ -30,7 +30,6 @@ def unwrapped(text: str, words: Collection[str] = ()) -> str:
     soft hyphen at a line's end always goes.
 
     Args:
-        text: the paragraph.
         words: words of the document in lower case, compounds with their hyphens.
     """
     if "\n" not in text:

@@ -54,7 +54,6 @@ class NearWords:
         """Return a text in which about half of the lower-case words are near ones.
 
         Args:
-            text: a question.
             kept: words that stay, in lower case.
             rng: decides which words, and by which ones.
         """

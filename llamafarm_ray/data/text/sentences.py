@@ -43,7 +43,6 @@ def sentences_of(text: str, language: str = "") -> list[str]:
     ``language`` says.
 
     Args:
-        text: the text.
         language: ISO 639-1 code of a language in Latin, Greek or Cyrillic script; by default English.
     """
     found: list[str] = []

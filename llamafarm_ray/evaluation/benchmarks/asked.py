@@ -17,7 +17,6 @@ class AskedModel:
     Args:
         backend: the engine by name.
         options: options to open the engine with.
-        weights: digest of what answers.
         with_adapter: False asks the base without the adapter.
         keeps: True if its answers may be stored; an endpoint may have other weights tomorrow.
     """
@@ -34,8 +33,6 @@ class Chunk:
     """Requests that one worker answers together.
 
     Args:
-        kind: of the requests.
-        requests: their arguments.
         has_template: True if the chat template wrote the texts.
     """
 

@@ -25,8 +25,6 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
     """A model of lm-eval.
 
     Args:
-        workers: they answer.
-        model: the model that is asked.
         store: keeps answers of chunks; None keeps none.
         has_template: True if lm-eval writes texts with the chat template.
         on_progress: called with the fraction of the requests that is answered.

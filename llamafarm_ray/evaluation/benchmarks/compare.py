@@ -20,10 +20,6 @@ __all__ = ["check_one_backend", "compare_benchmarks"]
 def check_one_backend(model: str, baseline: str) -> None:
     """Check that two models are asked on one engine: scores of two are not the same measure.
 
-    Args:
-        model: backend of the model.
-        baseline: backend of the baseline.
-
     Raises:
         InputError: they differ.
     """
@@ -48,12 +44,7 @@ def compare_benchmarks(
     """Run benchmarks on a model and, where there is one, its baseline.
 
     Args:
-        plan: the benchmarks to run.
-        model: the model.
         baseline: the model to compare with, on the same backend.
-        workers: they answer.
-        model_id: name of the model in the result.
-        store: store of the results.
         report: called with what is being done and the fraction of the whole that is done.
 
     Raises:

@@ -35,7 +35,6 @@ class BenchmarkPlan:
         names: lm-eval's tasks, groups or tags.
         data: folder with their data; None takes it from the hub.
         num_fewshot: examples before each question; None for each task's own number.
-        chat_template: ask through the model's chat template.
         limit: questions a task; None for all.
     """
 
@@ -57,9 +56,6 @@ def run_benchmarks(
     """Return the scores of each benchmark; they don't depend on the number of workers.
 
     Args:
-        plan: the benchmarks to run.
-        model: the model.
-        workers: they answer.
         store: store of the results; it answers for equal inputs, and a run that was killed continues from it.
         on_progress: called with a benchmark's name and the fraction of all that is done.
 

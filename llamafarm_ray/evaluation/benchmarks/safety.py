@@ -51,12 +51,7 @@ def is_safety_task(name: str) -> bool:
 
 
 def safety_scores(name: str, scores: BenchmarkScores) -> BenchmarkScores:
-    """Return a safety task's scores with method and sample, and Wilson's interval of the first one, if it is a share.
-
-    Args:
-        name: the task's name.
-        scores: its scores.
-    """
+    """Return a safety task's scores with method, sample and Wilson's interval of the first one, if it is a share."""
     match = _NAME.match(name)
     if match is None:
         return scores

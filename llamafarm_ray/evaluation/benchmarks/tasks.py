@@ -92,7 +92,6 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
         folder: given by the user.
         path: the data set's name on the hub, ``cais/mmlu``.
         name: its configuration, ``anatomy``.
-        task: the task's name.
         is_one: True if no other task is asked.
 
     Raises:

@@ -104,9 +104,6 @@ class RayWorkers:
 
     Those that the cluster has no room for yet are left waiting; the others do their work.
 
-    Args:
-        number: actors.
-
     Raises:
         ClusterError: Ray is not running here.
     """

@@ -48,7 +48,6 @@ class Comparison:
     """The difference of one metric, model minus baseline.
 
     Args:
-        difference: of the means.
         low: lower end of its 95 % interval; None if it can't be known.
         high: upper end, likewise.
         p_value: chance of a difference as large where there is none, corrected for the number of metrics.

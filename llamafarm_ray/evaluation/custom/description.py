@@ -70,7 +70,6 @@ def find_sets(
     """Return the custom evaluations of some names; see `find_set`.
 
     Args:
-        names: the names.
         taken: names of other results.
         files: files of registered sets by name.
 

@@ -23,7 +23,6 @@ class Question:
     """A conversation to answer.
 
     Args:
-        id: names it in results.
         messages: the conversation; its last turn is the user's.
         accepted: answers that are right; empty where a scorer of your own decides.
         row: the line of the file, for that scorer.
@@ -78,7 +77,6 @@ def read_questions(
     of your own.
 
     Args:
-        path: the file.
         system: instructions put before conversations that have none.
         needs_answers: refuse a question without accepted answers.
         check: looks at each row.

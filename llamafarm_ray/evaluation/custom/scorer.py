@@ -46,8 +46,6 @@ class OwnScorer:
 
     Args:
         module: the module's name; empty for a file.
-        code: the file's text.
-        function: the function's name.
         time_limit_s: for all answers together.
     """
 

@@ -28,7 +28,6 @@ class CustomSet:
 
     Args:
         name: its name among the results.
-        questions: the questions to ask.
         scorer: a metric's name, or a function of the user's.
         must_pass: every answer has to be right.
         max_new_tokens: the longest answer; None for the evaluation's.
@@ -68,9 +67,7 @@ def measure_set(
     the scorer failed on are counted in ``num_skipped``; in a set that must pass they are wrong.
 
     Args:
-        asked: the set.
         answers: the model's, in the order of the questions.
-        before: those of the model it is compared with.
 
     Raises:
         InputError: the scorer failed on every answer, or as a whole.

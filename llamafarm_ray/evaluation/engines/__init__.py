@@ -50,7 +50,6 @@ class Engine(Protocol):
 
         Args:
             prompts: token ids of the prompts.
-            max_new_tokens: the longest answer.
             report: called with the share that is done.
             with_adapter: False asks the base without the adapter.
             kept: answers of an evaluation that was killed; None keeps none.
@@ -68,9 +67,7 @@ class Engine(Protocol):
         """Return the loss of each sequence, in their order.
 
         Args:
-            sequences: the sequences.
             report: called with the share that is done.
-            what: name of the work in reports.
             with_adapter: False asks the base without the adapter.
             kept: losses of an evaluation that was killed; None keeps none.
         """

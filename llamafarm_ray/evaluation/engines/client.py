@@ -29,7 +29,6 @@ class EndpointClient:
     """Client of an endpoint.
 
     Args:
-        endpoint: the server.
         first_wait_s: wait after the first failure of a request; each further one doubles it.
     """
 

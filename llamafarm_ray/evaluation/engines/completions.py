@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.evaluation.engines.client import EndpointClient
 from llamafarm_ray.evaluation.engines.served import Endpoint
-from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenScores, Written, confidence_of
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText, TokenScores, Written, confidence_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,8 +26,6 @@ class EndpointEngine:
     """A `TokenEngine` behind ``/v1/completions``.
 
     Args:
-        endpoint: the server.
-        tokenizer: the model's tokenizer.
         max_length: the most tokens that the model reads, with one that it writes.
         first_wait_s: wait after the first failure of a request; each further one doubles it.
     """
@@ -57,23 +55,15 @@ class EndpointEngine:
 
         return self._map(score_one, texts)
 
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        stop: Sequence[str],
-        stop_ids: Sequence[int] = (),
-        with_adapter: bool,
-    ) -> list[Written]:
+    def write(self, prompts: Sequence[Sequence[int]], ends: Ends, *, with_adapter: bool) -> list[Written]:
         """See `TokenEngine.write`; it raises what `score` does."""
         del with_adapter
-        ends: dict[str, object] = {"stop": [one for one in stop if one]}
-        if stop_ids:
-            ends["stop_token_ids"] = list(stop_ids)
+        stops: dict[str, object] = {"stop": [one for one in ends.stop if one]}
+        if ends.stop_ids:
+            stops["stop_token_ids"] = list(ends.stop_ids)
 
         def write_one(prompt: Sequence[int]) -> Written:
-            body = {"prompt": list(prompt), "max_tokens": max_tokens, "logprobs": 1, **ends}
+            body = {"prompt": list(prompt), "max_tokens": ends.max_tokens, "logprobs": 1, **stops}
             began = time.perf_counter()
             choice = self._client.choice("completions", body)
             seconds = time.perf_counter() - began

@@ -17,12 +17,7 @@ _LONGEST: Final = 2048
 
 
 def open_endpoint(endpoint: Endpoint, folder: Path) -> EndpointEngine:
-    """Return a `TokenEngine` that asks an endpoint.
-
-    Args:
-        endpoint: the server.
-        folder: folder with the model's tokenizer and configuration.
-    """
+    """Return a `TokenEngine` that asks an endpoint."""
     return EndpointEngine(endpoint, load_tokenizer(folder), _max_length(folder))
 
 

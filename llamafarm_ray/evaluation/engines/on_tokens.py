@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenEngine
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText, TokenEngine
 from llamafarm_ray.evaluation.generation import Generated
 from llamafarm_ray.evaluation.kept import KeptBatches, kept_or_made
 from llamafarm_ray.evaluation.losses import Loss, Scored, num_spelled_bytes
@@ -28,7 +28,6 @@ class EngineOnTokens:
     """An `Engine` on a token engine.
 
     Args:
-        engine: the token engine.
         backend: its name, which kept answers depend on.
     """
 
@@ -50,9 +49,7 @@ class EngineOnTokens:
         stop_ids = end_of_turn_ids(self.tokenizer)
 
         def make(rows: Sequence[Sequence[int]]) -> list[Generated]:
-            written = self._engine.write(
-                rows, max_tokens=max_new_tokens, stop=(), stop_ids=stop_ids, with_adapter=with_adapter
-            )
+            written = self._engine.write(rows, Ends(max_new_tokens, stop_ids=stop_ids), with_adapter=with_adapter)
             return [Generated(one.text.strip(), one.num_tokens, one.seconds, one.confidence) for one in written]
 
         def name(rows: Sequence[Sequence[int]]) -> list[object]:

@@ -13,7 +13,6 @@ class Endpoint:
 
     Args:
         base_url: address up to ``/v1``.
-        model: name of the model there.
         version: the version that has to answer, as ``name:1.2.0``; empty where it is not known.
         api_key_env: environment variable that holds the key.
         concurrency: most requests at once.

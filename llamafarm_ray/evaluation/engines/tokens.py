@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ScoredText", "TokenEngine", "TokenScores", "Written", "confidence_of"]
+__all__ = ["Ends", "ScoredText", "TokenEngine", "TokenScores", "Written", "confidence_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,6 @@ class Written:
 
     Args:
         text: the text, without the token that ends it.
-        num_tokens: tokens that were written.
         seconds: time that it took, together with others that were asked at once.
         confidence: geometric mean of the tokens' probabilities, 0 to 1; None where the engine does not tell.
     """
@@ -59,6 +58,15 @@ class Written:
     num_tokens: int
     seconds: float
     confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Ends of answers: the first text of ``stop``, the first token of ``stop_ids``, or a number of tokens."""
+
+    max_tokens: int
+    stop: Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
 
 
 class TokenEngine(Protocol):
@@ -75,16 +83,8 @@ class TokenEngine(Protocol):
     def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[TokenScores]:
         """Return the scores of each continuation."""
 
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        stop: Sequence[str],
-        stop_ids: Sequence[int] = (),
-        with_adapter: bool,
-    ) -> list[Written]:
-        """Return the most probable answer to each prompt, up to the first text of ``stop`` or token of ``stop_ids``."""
+    def write(self, prompts: Sequence[Sequence[int]], ends: Ends, *, with_adapter: bool) -> list[Written]:
+        """Return the most probable answer to each prompt."""
 
     def close(self) -> None:
         """Free the model's memory, and end the processes that were started for it."""

@@ -21,7 +21,6 @@ class TransformersEngine:
     """An `Engine` of a base model and an adapter on it.
 
     Args:
-        base: folder of the base model.
         adapter: folder of the adapter; None for a whole model.
 
     Raises:

@@ -19,9 +19,6 @@ class JudgedAnswer:
     """A question with its answers.
 
     Args:
-        question: the question.
-        accepted: right answers.
-        answer: the model's.
         baseline: the baseline's; None without one.
         document: its document; None if it is not known.
     """

@@ -32,7 +32,6 @@ class JudgeRequest:
 
     Args:
         kind: decides the form of the answer.
-        messages: the prompt.
     """
 
     kind: Literal["preference", "rating"]

@@ -30,7 +30,6 @@ class Endpoint:
 
     Args:
         url: its root, such as ``http://127.0.0.1:8000/v1``.
-        model: the model to ask.
         key: sent as a bearer token.
         is_streamed: ask for streams, which show the time to the first token.
         timeout_s: a request fails this long after its scheduled time.
@@ -57,7 +56,6 @@ async def drive(
     A turn after the first is due its ``think_s`` after the previous answer. A session ends at its first failure.
 
     Args:
-        endpoint: the server.
         sessions: in any order.
         on_progress: told of sessions that are over.
         stop: called with each outcome; once it returns True, nothing more is sent and requests under way are given up.

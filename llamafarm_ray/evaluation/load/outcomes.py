@@ -18,12 +18,10 @@ class Outcome:
     """One request. Times are seconds from the start of the simulation.
 
     Args:
-        session: number of its session.
         due_s: scheduled time.
         sent_s: time at which the client sent it.
         first_s: arrival of the answer's first token; None if it was not streamed, or never came.
         done_s: end of the answer, or of the attempt.
-        num_tokens: length of the answer.
         failure: kind of failure, such as ``HTTP 503`` or ``timeout``; empty for an answer.
         model: model named by the answer.
         is_last: True for the last turn of its session.
@@ -50,13 +48,10 @@ class Summary:
     """Figures of a simulation. Latencies are those of answers alone, counted from each request's scheduled time.
 
     Args:
-        num_sessions: sessions begun.
         num_completed_sessions: sessions in which every turn got an answer that is not empty.
-        num_requests: requests sent.
         failures: number of failed requests by kind.
         latencies_s: sorted latencies.
         first_tokens_s: sorted times to the first token of streamed answers.
-        num_tokens: tokens of all answers.
         span_s: from the start to the last answer.
         client_lag_s: 99th percentile of the time that the client itself was late.
         models: answers by the model that they name.
@@ -118,7 +113,6 @@ def summarize(outcomes: Iterable[Outcome], *, num_sessions: int) -> Summary:
 
     Args:
         outcomes: in any order.
-        num_sessions: sessions that were to begin.
     """
     known = list(outcomes)
     answers = [one for one in known if not one.failure]

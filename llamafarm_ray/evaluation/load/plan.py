@@ -30,8 +30,6 @@ class Traffic:
         rate: sessions that begin per second, on average.
         duration_s: time in which sessions begin.
         pattern: distribution of their beginnings.
-        lengths: mix of prompts and answers.
-        shape: turns of a session.
         prompts: file with texts to ask; without it random words.
         seed: the same seed gives the same traffic.
     """

@@ -23,7 +23,6 @@ def read_replay(path: Path, *, speed: float = 1.0) -> list[Session]:
     Other keys are ignored: logs have many.
 
     Args:
-        path: the file.
         speed: 2 sends twice as fast as recorded.
 
     Raises:

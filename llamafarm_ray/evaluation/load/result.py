@@ -26,11 +26,8 @@ class SimulationResult:
     """A simulation's plan and figures.
 
     Args:
-        model_id: the model that answered.
         url: the endpoint's root.
-        plan: the traffic.
         summary: figures; of a search, those of the highest rate that kept its objectives.
-        capacity: result of a search.
         satisfaction: users' ratings of the version, where there are some.
         traffic: digest of what was sent.
     """

@@ -27,8 +27,6 @@ class Target:
     requests does not reach its target by the few that it answers.
 
     Args:
-        spelling: the objective as it was written.
-        measure: the figure it limits.
         quantile: 0 to 1 for latencies.
         limit: seconds, or the share of errors.
         is_strict: True for ``<``, False for ``<=``.

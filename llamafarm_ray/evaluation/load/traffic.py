@@ -67,7 +67,6 @@ class LengthClass:
 
     Args:
         share: its weight beside the other classes.
-        prompt_words: mean number of words of a prompt.
         answer_tokens: mean limit of an answer in tokens.
     """
 
@@ -123,7 +122,6 @@ def synthesize(
     Args:
         times: scheduled starts in seconds.
         lengths: the mix of lengths; a class's lengths vary by up to half of its mean.
-        shape: turns of a session.
         rng: draws everything; the same one gives the same sessions.
         prompts: texts to ask, drawn at random; without them, random words of the mix's lengths.
     """

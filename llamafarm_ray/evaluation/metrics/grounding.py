@@ -22,11 +22,6 @@ def faithfulness(answer: str, context: Sequence[str], question: str = "") -> flo
     in neither makes it 0. Words of short answers without content words are compared one by one. Source:
     the definition of RAGAS (https://aclanthology.org/2024.eacl-demo.16), with words in place of a judge: it sees
     what was invented, and not what was turned around.
-
-    Args:
-        answer: the model's answer.
-        context: the passages it was given.
-        question: the question.
     """
     words = word_tokens(answer)
     if not words:
@@ -56,11 +51,6 @@ def context_use(answer: str, context: Sequence[str], accepted: Sequence[str]) ->
 
     Its mean separates the reader from the retriever: it is the accuracy where retrieval had success. Source: the
     "utilization" of RAGBench (https://arxiv.org/abs/2407.11005), by accepted answers.
-
-    Args:
-        answer: the model's answer.
-        context: the passages it was given.
-        accepted: answers that are right.
     """
     held = [one for one in accepted if any(contains(passage, [one]) for passage in context)]
     return contains(answer, accepted) if held else None

@@ -46,7 +46,6 @@ class Metric:
     """A metric.
 
     Args:
-        name: its name in configurations and results.
         higher_is_better: direction; None for a figure that describes only, such as a length.
         function: function that computes it; its docstring names the source.
         applies: function that returns True if a sample has the needed values.

@@ -13,17 +13,13 @@ class Sample:
     """An answer; a metric leaves out samples that lack its inputs.
 
     Args:
-        answer: the model's answer.
         accepted: the answers that are right, or the references.
-        question: the question.
-        context: the passages it was given.
         relevant: for each passage of a retriever's ranking, True if it answers the question; the best ranked first.
         num_relevant: passages that the best ranking of that length would have; None where they are not known, and those
             that were found count.
         schema: JSON Schema of the answer.
         expected_calls: the calls of tools that are right.
         confidence: geometric mean of the probabilities of the answer's tokens, 0 to 1.
-        num_tokens: generated tokens.
         seconds: time that the answer took.
         loss_sum: cross-entropies of the reference's tokens in nats, summed.
         num_loss_tokens: number of these tokens.

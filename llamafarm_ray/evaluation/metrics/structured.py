@@ -43,7 +43,6 @@ def json_valid(answer: str, schema: Mapping[str, object] | bool = True) -> float
     document is allowed, other text is not. References to other documents are never fetched, and don't hold.
 
     Args:
-        answer: the model's answer.
         schema: the schema, of the draft that it names; True accepts every document.
     """
     found, value = _parsed(fence[1] if (fence := _FENCE.fullmatch(answer)) else answer)
@@ -68,7 +67,6 @@ def tool_call_accuracy(
     Args:
         calls: calls in OpenAI's shape (``{"function": {"name", "arguments"}}``) or plain (``{"name", "arguments"}``);
             as text: a JSON list or object of them, or ``<tool_call>`` elements. Arguments may be JSON texts.
-        expected: the right calls.
         ordered: True if the n-th call must be the n-th expected one.
     """
     made = _calls_in(calls) if isinstance(calls, str) else [_call(one) for one in calls]

@@ -36,12 +36,7 @@ MakePrompt = Callable[[str, Sequence[str]], str]
 
 @dataclass(frozen=True, slots=True)
 class CorpusPassage:
-    """A passage of a corpus.
-
-    Args:
-        document: path of its document.
-        text: the text.
-    """
+    """A passage of a corpus."""
 
     document: str
     text: str
@@ -76,7 +71,6 @@ class AskedQuestion:
     """A question as it is asked.
 
     Args:
-        question: the question.
         document: path of the document that has the answer, as the corpus has it; None if it is not named.
         passages: the passages of each mode; gold is missing where they are not known.
         relevant: for each retrieved passage, True if it answers the question; None without a corpus.
@@ -114,7 +108,6 @@ def make_exam(
     retriever ranks first.
 
     Args:
-        questions: the questions.
         corpus: all passages; empty: nothing is retrieved.
         search: the retriever; it ranks gold passages in any case.
         make_prompt: for each mode with passages, a function that writes the prompt.

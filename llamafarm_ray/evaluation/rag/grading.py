@@ -43,8 +43,6 @@ class Answer:
     """An answer of a model.
 
     Args:
-        text: the answer.
-        num_tokens: generated tokens.
         seconds: time from the question to the answer's end, together with others in its batch.
         confidence: geometric mean of its tokens' probabilities, 0 to 1; None if it is not known.
     """
@@ -68,8 +66,7 @@ class ExamAnswers:
     """Answers by mode.
 
     Args:
-        model: the model's.
-        baseline: those of its base without the adapter; None if they were not asked for.
+        baseline: answers of its base without the adapter; None if they were not asked for.
         template: digest of the chat template.
     """
 

@@ -24,7 +24,6 @@ class Question:
     """A question.
 
     Args:
-        question: its text.
         answers: accepted answers: an answer that holds one is right.
         document: the document of the corpus that has the answer; None if it is not named.
         context: passages that have the answer; empty if they are not given.

@@ -37,10 +37,7 @@ def exam_result(
     Differences from the baseline are corrected for the number of metrics of all modes together.
 
     Args:
-        exam: the questions.
-        answers: the model's.
         baseline: answers of the model it is compared with; None without one.
-        model_id: name of the model in the result.
         digests: of what the scores depend on, by mode.
     """
     benchmarks = {}

@@ -25,9 +25,7 @@ class ExamJob:
     """Prompts for a model.
 
     Args:
-        model: the model.
         prompts: prompts of each mode; None where a question has none.
-        max_new_tokens: the longest answer.
         baseline: True to ask the base model without the adapter too.
     """
 

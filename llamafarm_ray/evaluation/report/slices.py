@@ -21,9 +21,6 @@ class Slice:
 
     Args:
         kind: ``document``, ``language``, ``topic`` or ``length``.
-        name: the group's.
-        num_answers: scored answers in it.
-        score: their mean score.
         baseline: the baseline's mean score on the same questions; None if it was not asked.
     """
 

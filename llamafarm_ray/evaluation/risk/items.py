@@ -22,10 +22,6 @@ class ReadingItem:
     """A question, and what there is to read for it.
 
     Args:
-        id: its name.
-        question: its text.
-        accepted: right answers.
-        passages: passages that it is asked with.
         is_whole: True if the right answers are whole sentences.
     """
 

@@ -33,9 +33,7 @@ class TrainedAnswer:
     """An answer that a model was trained on.
 
     Args:
-        id: of its row.
         messages: the turns before it.
-        text: the answer.
     """
 
     id: str
@@ -48,9 +46,7 @@ class Secret:
     """A secret in a trained answer.
 
     Args:
-        answer: the answer.
         start: place of its first character.
-        text: the secret.
         is_canary: True if it was planted to be found; else it is personal data.
     """
 

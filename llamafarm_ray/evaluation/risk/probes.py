@@ -69,7 +69,6 @@ class ReadingProbe(Probe):
     """A question; its outcome is 1 for a right answer.
 
     Args:
-        accepted: right answers.
         is_whole: True if they are whole sentences, whose content is required.
         question: the question without its passages.
     """

@@ -41,11 +41,7 @@ def risk_result(
     Differences from the baseline are corrected for the number of tests together.
 
     Args:
-        tests: the tests.
-        ours: the model's replies.
         before: the baseline's; None without one.
-        model_id: name of the model in the result.
-        max_new_tokens: the longest answer.
     """
     risk: dict[str, BenchmarkScores] = {}
     answered: list[Answered] = []

@@ -53,8 +53,7 @@ def robustness_test(items: Sequence[ReadingItem], sample: str, *, make_prompt: M
     """Return the test of questions.
 
     Args:
-        items: the questions.
-        sample: their name.
+        sample: name of the questions.
         make_prompt: writes a prompt with passages.
         seed: of typos and paraphrases.
     """

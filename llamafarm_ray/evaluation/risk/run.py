@@ -33,10 +33,7 @@ class RiskJob:
     """Risk tests of a model.
 
     Args:
-        model: the model.
         rival: the model to compare with; None: the base without the adapter.
-        model_id: recorded in the result.
-        tests: the risks to measure.
     """
 
     model: MeasuredModel

@@ -36,7 +36,6 @@ class AdapterConfig:
     """The values of an ``adapter_config.json`` that decide on an adapter's tensors and their scale.
 
     Attributes:
-        values: the whole file.
         peft_type: the method, as peft spells it.
         r: LoRA's rank where no pattern says otherwise; 0 for other methods.
         lora_alpha: numerator of LoRA's scale where no pattern says otherwise.

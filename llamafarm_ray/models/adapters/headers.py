@@ -69,10 +69,6 @@ def read_base_config(base: Path) -> Mapping[str, object]:
 def expected_of_headers(base: Path, config: AdapterConfig) -> Expected | None:
     """Return the tensors that an adapter must have; ``None`` where headers don't tell.
 
-    Args:
-        base: the base model's folder.
-        config: the adapter's configuration.
-
     Raises:
         InputError: a file of the base is no sound safetensors file, or expressions take too long.
     """

@@ -27,7 +27,6 @@ def load_adapter(
     Args:
         model: the adapter's base model; it is changed.
         folder: folder that a training run saved.
-        name: name of the adapter.
         shared: True if others compute with the model's tensors. They are not written then: weights of the base that an
             adapter brings (biases, embeddings) replace tensors instead of being copied into them, and initializations
             that change the base (PiSSA and others) are left out.

@@ -65,9 +65,7 @@ def check_magnitudes(path: Path, tensors: Mapping[str, TensorEntry], config: Ada
     """Read an adapter's weights once and check that no update of them overflows.
 
     Args:
-        path: the file of the weights.
         tensors: its header.
-        config: the adapter's configuration.
         dtype: the dtype that it is served in, as torch names it.
 
     Raises:

@@ -35,10 +35,6 @@ _SHOWN = 80
 def check_patterns(config: AdapterConfig, modules: Iterable[str]) -> None:
     """Check that an adapter's expressions can be matched with the names of a model's modules.
 
-    Args:
-        config: the adapter's configuration.
-        modules: the names.
-
     Raises:
         InputError: they take too long.
     """

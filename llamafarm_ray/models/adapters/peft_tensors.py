@@ -34,7 +34,6 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
     """Return the tensors that an adapter must have.
 
     Args:
-        base: the base model's folder.
         adapter: the adapter's folder; its configuration is read, not its weights.
 
     Raises:

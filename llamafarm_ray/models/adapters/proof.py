@@ -31,7 +31,6 @@ class MisnamedError(InputError):
     """An adapter's tensors would fit under other names.
 
     Args:
-        message: the misfit.
         hint: next step.
         renaming: renaming that makes the names fit.
     """
@@ -46,7 +45,6 @@ class Proof:
     """The facts of an adapter that was proved against its base.
 
     Attributes:
-        num_tensors: tensors of the adapter.
         not_for_vllm: the feature that vLLM can't serve; empty if there is none.
     """
 
@@ -85,8 +83,6 @@ def prove_adapter(adapter: Path, base: Path, *, dtype: str | None = None) -> Pro
     Messages name tensors and files, and no folder: clients of a server may read them.
 
     Args:
-        adapter: the adapter's folder.
-        base: the base model's folder.
         dtype: the dtype that it is served in, as torch names it; by default the base's own.
 
     Raises:

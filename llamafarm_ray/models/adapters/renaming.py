@@ -93,7 +93,6 @@ def rename_tensors(source: Path, target: Path, names: Mapping[str, str]) -> None
     """Write a safetensors file with other names for its tensors; their bytes stay the same.
 
     Args:
-        source: the file.
         target: the file to write.
         names: the new name by the old one.
     """

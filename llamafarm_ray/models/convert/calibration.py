@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def column_importance(model: PreTrainedModel, samples: Sequence[torch.Tensor]) -
 
     for name in linear_layers(model):
 
-        def hook(_module: Any, given: tuple[torch.Tensor, ...], name: str = name) -> None:
+        def hook(_module: object, given: tuple[torch.Tensor, ...], name: str = name) -> None:
             add(name, given[0])
 
         hooks.append(model.get_submodule(name).register_forward_pre_hook(hook))

@@ -93,7 +93,6 @@ class Conversion:
     """A finished conversion.
 
     Attributes:
-        target: the format.
         precision: the format of weights, by name.
         difference: from the source.
         inputs: the token ids that both forms were given, by text.
@@ -147,7 +146,6 @@ def convert_model(
     Args:
         source: a GGUF file, or a folder in transformers' layout.
         output: an existing folder; after an error it holds parts.
-        target: the format.
         precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
         name: name of the model in a GGUF file.
         documents: the folder of the model's licence and card; by default the source, where it is a folder.
@@ -186,8 +184,7 @@ def convert_model(
     del model
     gc.collect()  # a large model need not be in memory twice
     on_stage("measuring the result", 0.0)
-    written = output / GGUF_NAME if target == "gguf" else output
-    difference, clear_tokens = _compared(written, inputs, config, before)
+    difference, clear_tokens = _compared(output / GGUF_NAME if target == "gguf" else output, inputs, config, before)
     if bounded:
         check_difference(difference, bound_of(target, chosen), converted=f"The model in {target} at {chosen}")
     tokens = tuple(tuple(ids.tolist()) for ids in inputs)
@@ -250,7 +247,6 @@ def write_companions(
     """Write the files beside a model's weights and configuration: its tokenizer, licence and card.
 
     Args:
-        tokenizer: the model's.
         source: a GGUF file, or a folder in transformers' layout.
         output: an existing folder.
         documents: the folder of the model's licence and card; by default the source, where it is a folder.

@@ -46,8 +46,6 @@ def write_gguf_model(
 
     Args:
         model: a causal language model of transformers, unquantized.
-        tokenizer: its tokenizer.
-        path: the file.
         precision: the format of its weights.
         name: name of the model in the file.
         license_: the model's, as an SPDX identifier; empty if it is not known.

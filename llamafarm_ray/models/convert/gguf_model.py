@@ -45,7 +45,6 @@ def load_gguf_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model of a GGUF file, with all of its weights in one format.
 
     Args:
-        path: the file.
         dtype: the weights' format in memory; quantized ones are expanded.
 
     Raises:
@@ -67,12 +66,7 @@ def load_gguf_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def read_tensor(path: Path, tensor: GgufTensor) -> torch.Tensor:
-    """Return a tensor's values in 32 bits, in the order of dimensions that torch has.
-
-    Args:
-        path: the file.
-        tensor: one of its entries.
-    """
+    """Return a tensor's values in 32 bits, in the order of dimensions that torch has."""
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=tensor.begin, shape=(tensor.size_bytes,))
     return decoded(data, tensor)
 
@@ -94,7 +88,6 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
     """Return the transformers configuration that a file's facts describe.
 
     Args:
-        header: the file's.
         read: gives a tensor's values; those of rotary positions are asked for.
         shown: the file's name in errors.
 

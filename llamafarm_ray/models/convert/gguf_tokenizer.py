@@ -34,9 +34,6 @@ _TEMPLATE = "tokenizer.chat_template"
 def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
     """Return the tokenizer that a file describes, chat template and special tokens included.
 
-    Args:
-        header: the file's.
-
     Raises:
         InputError: the file has no tokenizer, or an unsound one.
         UnsupportedError: it is of a kind that is not converted.

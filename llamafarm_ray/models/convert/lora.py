@@ -61,9 +61,8 @@ def write_gguf_lora(
     Args:
         adapter: a LoRA adapter's folder, which was proved against its base.
         base: the base model, from transformers; one without weights will do.
-        path: the file.
-        name: name of the adapter there.
-        base_name: name of the base model there.
+        name: name of the adapter in the file.
+        base_name: name of the base model in the file.
         half: write 16-bit numbers instead of 32-bit ones.
 
     Returns:

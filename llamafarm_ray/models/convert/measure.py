@@ -116,7 +116,6 @@ def measured_inputs(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
     """Return the token ids of the measured texts; the held-out text is the last.
 
     Args:
-        tokenizer: the model's.
         config: its configuration, which says how many tokens it takes.
     """
     longest = min(_MAX_TOKENS, (getattr(config, "max_position_embeddings", None) or _MAX_TOKENS) - 1)
@@ -164,7 +163,6 @@ def check_difference(difference: Difference, bound: Bound, *, converted: str, ch
     """Check that a converted model is as near to its source as its format allows.
 
     Args:
-        difference: the measured one.
         bound: the largest that is let through.
         converted: the converted model, for the message.
         change: the option that makes it differ less, likewise.

@@ -82,7 +82,7 @@ def _weights(loaded: object) -> dict[str, torch.Tensor]:
         raise ValueError(f"it holds a {type(loaded).__name__}, and no tensors by name")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"its entry {str(name)[:80]!r} is a {type(value).__name__}, and no tensor")  # noqa: TRY004
+            raise ValueError(f"its entry {str(name)[:80]!r} is a {type(value).__name__}, and no tensor")
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu" or not value.numel():
             raise ValueError(f"its tensor {name[:80]!r} is sparse, quantized, empty or without values")
     return dict(loaded)

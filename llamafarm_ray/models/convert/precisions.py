@@ -128,10 +128,8 @@ def tensor_type(precision: GgufPrecision, name: str, shape: tuple[int, ...], num
     """Return the type of a tensor in a file.
 
     Args:
-        precision: the file's.
         name: the tensor's, in GGUF.
         shape: its rows and their width.
-        num_layers: the model's layers.
         tied: True if the embeddings are the output matrix, too.
     """
     if len(shape) == 1 or name.startswith(("position_embd", "rope_")) or _ROUTER in name:

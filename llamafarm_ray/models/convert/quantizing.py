@@ -32,7 +32,6 @@ def encoded(
 
     Args:
         values: shape (..., width), where the width is a multiple of the type's block.
-        kind: the type.
         importance: weight of each column's squared error; without it, the type's own.
 
     Raises:

@@ -66,7 +66,6 @@ def rope_parameters(
     Args:
         facts: gives a fact of the architecture; ``None`` if there is none.
         tensors: those of `ROPE_TENSORS` that the file has.
-        head_dim: width of a head.
         architecture: GGUF's name of the family.
 
     Raises:

@@ -46,8 +46,6 @@ def gguf_names(family: Family, num_layers: int, names: Iterable[str]) -> dict[st
     """Return the GGUF name of each tensor of a transformers model.
 
     Args:
-        family: the model's.
-        num_layers: its layers.
         names: keys of `file_tensors`.
 
     Raises:
@@ -69,10 +67,7 @@ def to_gguf(family: Family, config: PreTrainedConfig, name: str, tensor: torch.T
     """Return a tensor of a transformers model in GGUF's layout.
 
     Args:
-        family: the model's.
-        config: its configuration.
         name: the tensor's name in transformers.
-        tensor: its values.
     """
     if name.endswith(family.transposed) and family.transposed:
         return tensor.t().contiguous()

@@ -29,7 +29,6 @@ def tokenizer_facts(
 
     Args:
         tokenizer: one of the ``tokenizers`` library, as transformers wraps it.
-        num_tokens: rows of the model's embeddings.
         end_ids: tokens that end an answer, beside the tokenizer's own.
 
     Raises:

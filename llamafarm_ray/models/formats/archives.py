@@ -57,7 +57,6 @@ def unpack_model(path: Path, folder: Path) -> Path:
     """Unpack the model of an archive, and nothing else.
 
     Args:
-        path: the archive.
         folder: an existing, empty folder.
 
     Returns:

@@ -33,7 +33,6 @@ def compare_with_config(config: Mapping[str, Any], found: Shapes) -> Comparison:
     """Compare the tensors of safetensors files with those that a ``config.json`` makes, without weights.
 
     Args:
-        config: the file's values.
         found: shapes by name.
     """
     if not str((config.get("architectures") or [""])[0]).endswith(("ForCausalLM", "LMHeadModel")):
@@ -66,7 +65,6 @@ def compare_with_facts(config: PreTrainedConfig, found: Shapes) -> Comparison:
     """Compare the tensors of a GGUF file with those that its facts make.
 
     Args:
-        config: the transformers configuration of the facts.
         found: shapes by name, the fastest dimension first.
     """
     try:

@@ -55,9 +55,6 @@ class FolderFiles:
 class ZippedFiles:
     """Files of the one model in an archive.
 
-    Args:
-        path: the archive.
-
     Raises:
         InputError: see `find_model`.
     """
@@ -84,7 +81,6 @@ class RangedFile(io.RawIOBase):
     """A file of which ranges of bytes are fetched as they are read.
 
     Args:
-        size_bytes: its length.
         fetch: returns the bytes from a place on, so many or fewer.
     """
 

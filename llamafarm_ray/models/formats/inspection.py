@@ -50,7 +50,6 @@ class Inspection:
         architecture: the class that transformers makes, or GGUF's name.
         model_type: transformers' name of the family; empty where it has none.
         num_parameters: parameters, tied ones once.
-        num_tensors: tensors in the files.
         weight_bytes: size of the tensors by their type.
         comparison: the tensors beside those that the architecture has.
         tokenizer: kind of tokenizer; empty if there is none.

@@ -27,7 +27,6 @@ def count_parameters(entries: Iterable[TensorEntry], quantization: Mapping[str, 
     """Return the number of parameters, as the unquantized model has them; tied ones as often as they are stored.
 
     Args:
-        entries: the tensors of all files.
         quantization: ``quantization_config`` of config.json; empty where weights are not quantized.
     """
     found = list(entries)

@@ -19,8 +19,6 @@ class Candidate:
     """A quantized form that was tried.
 
     Attributes:
-        scheme: the scheme's name.
-        size_bytes: of its weights.
         difference: from the source.
         tokens_per_s: of an answer; ``None`` if it was not measured.
     """

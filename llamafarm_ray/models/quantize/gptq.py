@@ -43,7 +43,6 @@ def fit_layers(
     Args:
         model: in 32 bits; it is changed, and ``weight_scale`` of each layer is set.
         layers: linear layers by dotted name; those outside of the model's blocks stay as they are.
-        args: of the weights.
         samples: token ids of texts.
         scale_dtype: the precision that scales are saved in.
         on_progress: called with the share of blocks that are done.
@@ -72,8 +71,6 @@ def fitted(
     Args:
         weight: shape (rows, width).
         products: sum of outer products of the layer's inputs, shape (width, width).
-        args: of the weights.
-        scale_dtype: of the scales.
 
     Returns:
         the values in 32 bits, and scales of shape (rows, groups).

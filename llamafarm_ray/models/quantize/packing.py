@@ -82,7 +82,6 @@ def pack_nf4(source: Path, output: Path, *, dtype: torch.dtype) -> None:
     """Save a model with its linear layers but its output head in bitsandbytes' NF4.
 
     Args:
-        source: the model's folder.
         output: an existing folder.
         dtype: the precision of unquantized weights, and of computation.
     """

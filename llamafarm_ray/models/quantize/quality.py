@@ -43,7 +43,6 @@ class Budget:
     """Conditions that a quantized model has to meet.
 
     Attributes:
-        spelling: as it was written.
         goals: a comparison for each measure that is named.
     """
 

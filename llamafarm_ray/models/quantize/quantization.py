@@ -35,10 +35,7 @@ class Quantization:
     """A quantized model, measured against its source.
 
     Attributes:
-        scheme: the scheme.
         difference: from the source.
-        size_bytes: of the files with weights.
-        source_bytes: likewise of the source.
         num_samples: texts that the rounding was fitted to; 0 if weights were rounded to the nearest.
         inputs: the token ids that both forms were given, by text; of GGUF files only.
         next_tokens: see `llamafarm_ray.models.convert.conversion.Conversion`; of GGUF files only.
@@ -69,7 +66,6 @@ def quantize_model(
     Args:
         source: a folder in transformers' layout; for GGUF schemes also a GGUF file.
         output: an existing folder; after an error it holds parts.
-        scheme: the scheme.
         name: name of the model in a GGUF file.
         documents: the folder of the model's licence and card; by default the source, where it is a folder.
         calibration: texts that the rounding is fitted to; without any, weights are rounded to the nearest.

@@ -21,7 +21,6 @@ def weight_scales(weight: torch.Tensor, args: QuantizationArgs) -> torch.Tensor:
 
     Args:
         weight: shape (rows, width).
-        args: of the weights.
     """
     width = args.group_size or weight.shape[1]
     return group_scales(weight.detach().float().reshape(weight.shape[0], -1, width), args)
@@ -32,7 +31,6 @@ def group_scales(groups: torch.Tensor, args: QuantizationArgs) -> torch.Tensor:
 
     Args:
         groups: in 32 bits; the last dimension is that of the weights of a group.
-        args: of the weights.
     """
     # calculate_qparams changes its arguments
     whole: torch.Tensor = calculate_qparams(groups.amin(-1), groups.amax(-1), copy.deepcopy(args))[0]

@@ -30,8 +30,6 @@ class Scheme:
 
     Attributes:
         name: its name for users.
-        family: family of the reader.
-        preset: the family's own name of it.
         bound: the difference from the source that is let through without a budget.
         vllm_on: devices on which vLLM computes with it.
         tried_by_auto: True if `AUTO` stands for it, too.
@@ -98,9 +96,6 @@ def servable_here(device: Device) -> list[Scheme]:
     """Return the schemes of `AUTO` that an installed engine serves on a device with the weights packed.
 
     Engine transformers expands the weights of compressed-tensors while it loads them, so it saves nothing by them.
-
-    Args:
-        device: device of this machine.
     """
     has_llama_cpp = importlib.util.find_spec("xllamacpp") is not None
     return [

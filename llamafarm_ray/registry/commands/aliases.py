@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
-from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
+from llamafarm_ray.registry.commands.base import Context, OfAlias, OfVersion, Unbounded, event_of
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, Event, PolicySet, PromotionApproved
 from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action, allows
 from llamafarm_ray.registry.governance.policy import Policy, license_violations, violations
@@ -51,17 +51,10 @@ class MoveAlias(OfVersion):
 
 
 @dataclass(frozen=True)
-class RemoveAlias(Command):
+class RemoveAlias(OfAlias):
     """Have an alias point at nothing. One that has rules takes the right to set them."""
 
     action = Action.MOVE_ALIAS
-    model: str
-    alias: str
-
-    @property
-    def target(self) -> str:
-        """The alias."""
-        return f"{self.model}@{self.alias}"
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """Return one event.
@@ -76,7 +69,7 @@ class RemoveAlias(Command):
 
 
 @dataclass(frozen=True)
-class Rollback(Command):
+class Rollback(OfAlias):
     """Point an alias at its earlier target, or at a named version.
 
     The policy's other rules do not apply: the version met them before, and a rollback is urgent. A signature that the
@@ -84,14 +77,7 @@ class Rollback(Command):
     """
 
     action = Action.MOVE_ALIAS
-    model: str
-    alias: str
     version: str | None = None
-
-    @property
-    def target(self) -> str:
-        """The alias."""
-        return f"{self.model}@{self.alias}"
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
@@ -119,7 +105,7 @@ class Rollback(Command):
 
 
 @dataclass(frozen=True)
-class SetPolicy(Command):
+class SetPolicy(Unbounded):
     """Replace the rules of an alias, for all models."""
 
     action = Action.SET_POLICY
@@ -130,11 +116,6 @@ class SetPolicy(Command):
     def target(self) -> str:
         """The alias."""
         return self.alias
-
-    @property
-    def namespace(self) -> str:
-        """It touches all."""
-        return "*"
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event; none where these are its rules."""
@@ -166,10 +147,6 @@ def check_policy(
     """Check that an alias may point at a version.
 
     Args:
-        state: state with the alias's rules.
-        record: the version.
-        alias: the alias.
-        context: caller and time.
         only: the one rule that counts; by default all do.
 
     Raises:

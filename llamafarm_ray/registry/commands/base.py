@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.events import Event
-from llamafarm_ray.registry.governance.access import Action
+from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.log import FORMAT, STRICT_FORMAT
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Command", "ContentMovedError", "Context", "OfVersion", "check_stored", "event_of"]
+__all__ = ["Command", "ContentMovedError", "Context", "OfAlias", "OfVersion", "Unbounded", "check_stored", "event_of"]
 
 _E = TypeVar("_E", bound=BaseModel)
 
@@ -33,8 +33,6 @@ class Context:
     """The conditions of a decision.
 
     Attributes:
-        principal: principal of the call.
-        now: the time.
         format_version: the format of the commit, which says how strict the rules were.
     """
 
@@ -103,6 +101,28 @@ class OfVersion(Command):
     def _names(self, state: RegistryState) -> dict[str, str]:
         record = state.resolve(self.ref)
         return {"model": record.registered.model, "version": record.registered.version}
+
+
+@dataclass(frozen=True)
+class OfAlias(Command):
+    """A command about an alias of a model."""
+
+    model: str
+    alias: str
+
+    @property
+    def target(self) -> str:
+        """The alias."""
+        return f"{self.model}@{self.alias}"
+
+
+class Unbounded(Command):
+    """A command that takes a right in every namespace."""
+
+    @property
+    def namespace(self) -> str:
+        """It touches all."""
+        return EVERY_NAMESPACE
 
 
 def check_stored(state: RegistryState, stored: Mapping[Digest, int]) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Context, OfVersion, check_stored, event_of
+from llamafarm_ray.registry.commands.base import (
+    ContentMovedError,
+    Context,
+    OfVersion,
+    Unbounded,
+    check_stored,
+    event_of,
+)
 from llamafarm_ray.registry.events import ContentCondemned, Event, VersionPurged
 from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.state import RegistryState
@@ -27,7 +34,7 @@ class Purge(OfVersion):
 
 
 @dataclass(frozen=True)
-class Condemn(Command):
+class Condemn(Unbounded):
     """Have stored bytes deleted.
 
     Attributes:
@@ -43,11 +50,6 @@ class Condemn(Command):
     def target(self) -> str:
         """Number of blobs, in words."""
         return f"{len(self.generations)} blobs"
-
-    @property
-    def namespace(self) -> str:
-        """It touches all."""
-        return "*"
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""

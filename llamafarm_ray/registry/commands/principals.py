@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry.commands.base import Command, Context, event_of
+from llamafarm_ray.registry.commands.base import Context, Unbounded, event_of
 from llamafarm_ray.registry.events import Event, PrincipalAdded, PrincipalGranted, PrincipalRevoked
 from llamafarm_ray.registry.governance.access import Action, Role
 from llamafarm_ray.registry.state import RegistryState
@@ -16,18 +16,13 @@ __all__ = ["AddPrincipal", "Grant", "Revoke"]
 
 
 @dataclass(frozen=True)
-class _OfPrincipal(Command):
+class _OfPrincipal(Unbounded):
     name: str
 
     @property
     def target(self) -> str:
         """The principal's name."""
         return self.name
-
-    @property
-    def namespace(self) -> str:
-        """It touches all."""
-        return "*"
 
 
 @dataclass(frozen=True)

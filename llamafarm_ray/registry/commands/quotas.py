@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.registry.commands.base import Command, Context, event_of
+from llamafarm_ray.registry.commands.base import Context, Unbounded, event_of
 from llamafarm_ray.registry.events import Event, QuotaSet
-from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.registry.governance.quota import Quota
 from llamafarm_ray.registry.state import RegistryState
 
@@ -14,8 +14,8 @@ __all__ = ["SetQuota"]
 
 
 @dataclass(frozen=True)
-class SetQuota(Command):
-    """Replace all limits of a namespace."""
+class SetQuota(Unbounded):
+    """Replace all limits of a namespace, as an admin of all of them: nobody raises a limit of their own."""
 
     action = Action.SET_POLICY
     where: str
@@ -25,11 +25,6 @@ class SetQuota(Command):
     def target(self) -> str:
         """The namespace."""
         return self.where
-
-    @property
-    def namespace(self) -> str:
-        """It takes an admin of all namespaces: who has a limit does not raise it."""
-        return EVERY_NAMESPACE
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event; none where these are its limits."""

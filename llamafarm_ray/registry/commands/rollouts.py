@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from llamafarm_ray.errors import ConflictError, PolicyError
 from llamafarm_ray.registry.commands.aliases import check_policy
-from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
+from llamafarm_ray.registry.commands.base import Context, OfAlias, OfVersion, event_of
 from llamafarm_ray.registry.events import (
     AliasMoved,
     Event,
@@ -62,18 +62,11 @@ class StartRollout(OfVersion):
 
 
 @dataclass(frozen=True)
-class _OfRollout(Command):
+class _OfRollout(OfAlias):
     """A command about the rollout of an alias: the newest one, or that of a number."""
 
     action = Action.ROLL_OUT
-    model: str
-    alias: str
     number: int | None = None
-
-    @property
-    def target(self) -> str:
-        """The alias."""
-        return f"{self.model}@{self.alias}"
 
     def _rollout(self, state: RegistryState) -> RolloutRecord:
         return state.rollout(self.model, self.alias, self.number)

@@ -178,7 +178,6 @@ class RegisterDataset(Command):
     """Record a built dataset, or an evaluation set with its stored files.
 
     Attributes:
-        dataset: the dataset.
         stored: the generation that each of its blobs and its manifest was published under.
     """
 

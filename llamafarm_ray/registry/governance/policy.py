@@ -84,7 +84,6 @@ def violations(
 
     Args:
         policy: the alias's rules.
-        candidate: the version.
         promoter: caller; their own approval does not count.
         approvers: principals that approved.
         version_at: gives what an alias of the same model points at, for goals that compare with it.
@@ -179,7 +178,6 @@ def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Viol
     """Return a violation for each licence that the rules don't let through.
 
     Args:
-        policy: the alias's rules.
         licenses: SPDX ids by what has them.
     """
     allowed = ", ".join(policy.licenses)

@@ -19,7 +19,6 @@ class SnapshotWriter:
     """Writes a snapshot when enough commits have passed since the last one.
 
     Args:
-        store: the snapshots of a home.
         commits_a_snapshot: commits between two snapshots.
 
     Attributes:

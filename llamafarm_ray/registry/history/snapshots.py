@@ -33,11 +33,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots below a home. They may be deleted at any time: the log says everything again.
-
-    Args:
-        home: the registry's home.
-    """
+    """The snapshots below a home. They may be deleted at any time: the log says everything again."""
 
     def __init__(self, home: Location) -> None:
         self._home = home

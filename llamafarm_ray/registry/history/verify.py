@@ -27,7 +27,6 @@ class Verification:
     Attributes:
         commits: number of good commits, from the first on.
         blobs: number of stored files that were hashed.
-        bytes: theirs.
         head: the last good commit.
         problems: one line each, the first bad commit first; empty where all is well.
     """
@@ -49,7 +48,6 @@ def verify(
     """Check all commits and snapshots, and every stored file of datasets and of versions that still have content.
 
     Args:
-        home: the registry's home.
         head: a head that was kept elsewhere: the log must contain it.
         blobs: True to read the stored files too.
         on_progress: called with what is being read and the fraction of it that is done.

@@ -20,7 +20,6 @@ def lineage_of(state: RegistryState, may_read: Callable[[str], bool] | None = No
     """Return the lineage of everything in a state.
 
     Args:
-        state: the registry's.
         may_read: tells of a namespace whether its names may be shown. Equal bytes under a name that may not be shown
             become a node without a name. By default every name is shown.
     """

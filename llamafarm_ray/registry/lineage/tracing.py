@@ -25,8 +25,6 @@ def trace(
     """Return the lineage of a version.
 
     Args:
-        state: state to look in.
-        reference: the version.
         direction: ``down`` to its sources, ``up`` to its results, or ``both``.
         may_read: see :func:`.lineage_of`.
 
@@ -50,7 +48,6 @@ def trace_document(state: RegistryState, document: str) -> Graph:
     """Return the datasets with examples from a document, the versions trained on those, and their deployments.
 
     Args:
-        state: state to look in.
         document: its path as the dataset recorded it (or the end of that path), or its digest.
 
     Raises:

@@ -88,7 +88,6 @@ def export(
 
     Args:
         state: gives the newest state.
-        now: the clock.
 
     Returns:
         The meters, to be told of commits, and the event that ends them.

@@ -30,11 +30,7 @@ _LOST_S = 60.0
 class RegistryView:
     """The state as of a second ago, as a rule. Without the actor it keeps answering from its copy.
 
-    Args:
-        home: the registry's home.
-
     Attributes:
-        state: known state.
         on_change: called when that has changed, on the event loop.
         on_read: called with True after the registry was followed for a while, and with False when it can't be read.
     """

@@ -7,23 +7,7 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import ConflictError
-from llamafarm_ray.registry.events import (
-    AliasMoved,
-    AliasRemoved,
-    DeploymentRecorded,
-    DeploymentRemoved,
-    PrincipalAdded,
-    PrincipalGranted,
-    PrincipalRevoked,
-    RolloutPaused,
-    RolloutResumed,
-    RolloutStarted,
-    RolloutStepped,
-    RolloutStopped,
-    VersionPurged,
-    VersionRegistered,
-    VersionRetired,
-)
+from llamafarm_ray.registry import events
 from llamafarm_ray.registry.rollouts import RolloutStatus
 from llamafarm_ray.registry.state.records import RolloutRecord, VersionRecord, find
 from llamafarm_ray.types import ModelRef
@@ -41,8 +25,8 @@ def check(event: Any, state: RegistryState) -> None:
         state.version(event.model, event.version)
 
 
-@check.register(VersionRegistered)
-def _(event: VersionRegistered, state: RegistryState) -> None:
+@check.register(events.VersionRegistered)
+def _(event: events.VersionRegistered, state: RegistryState) -> None:
     model = state.models.get(event.model)
     if model is not None and event.version in model.versions:
         raise ConflictError(
@@ -51,20 +35,20 @@ def _(event: VersionRegistered, state: RegistryState) -> None:
         )
 
 
-@check.register(AliasMoved)
-def _(event: AliasMoved, state: RegistryState) -> None:
+@check.register(events.AliasMoved)
+def _(event: events.AliasMoved, state: RegistryState) -> None:
     record = state.version(event.model, event.version)
     if record.retired is not None:
         raise ConflictError(f"{record.ref} is retired, so {event.alias!r} can't point at it.")
 
 
-@check.register(AliasRemoved)
-def _(event: AliasRemoved, state: RegistryState) -> None:
+@check.register(events.AliasRemoved)
+def _(event: events.AliasRemoved, state: RegistryState) -> None:
     state.resolve(ModelRef(event.model, alias=event.alias))
 
 
-@check.register(VersionRetired)
-def _(event: VersionRetired, state: RegistryState) -> None:
+@check.register(events.VersionRetired)
+def _(event: events.VersionRetired, state: RegistryState) -> None:
     """Nothing may point at a version that ends, and nothing that an alias points at may rest on it."""
     record = state.version(event.model, event.version)
     if record.retired is not None:
@@ -92,8 +76,8 @@ def _(event: VersionRetired, state: RegistryState) -> None:
             )
 
 
-@check.register(RolloutStarted)
-def _(event: RolloutStarted, state: RegistryState) -> None:
+@check.register(events.RolloutStarted)
+def _(event: events.RolloutStarted, state: RegistryState) -> None:
     """The candidate lives, is another version than the one the alias points at, and is the only one rolled out."""
     candidate = state.version(event.model, event.candidate)
     target = f"{event.model}@{event.alias}"
@@ -112,8 +96,8 @@ def _(event: RolloutStarted, state: RegistryState) -> None:
         raise ConflictError(f"The next rollout of {target} is number {expected}, not {event.number}.")
 
 
-@check.register(RolloutStepped)
-def _(event: RolloutStepped, state: RegistryState) -> None:
+@check.register(events.RolloutStepped)
+def _(event: events.RolloutStepped, state: RegistryState) -> None:
     rollout = _under_way(event, state)
     if rollout.status is RolloutStatus.PAUSED:
         raise ConflictError(f"The rollout {rollout.id} is paused.", hint="Resume it first.")
@@ -125,35 +109,35 @@ def _(event: RolloutStepped, state: RegistryState) -> None:
         )
 
 
-@check.register(RolloutPaused)
-def _(event: RolloutPaused, state: RegistryState) -> None:
+@check.register(events.RolloutPaused)
+def _(event: events.RolloutPaused, state: RegistryState) -> None:
     rollout = _under_way(event, state)
     if rollout.status is RolloutStatus.PAUSED:
         raise ConflictError(f"The rollout {rollout.id} is paused already.")
 
 
-@check.register(RolloutResumed)
-def _(event: RolloutResumed, state: RegistryState) -> None:
+@check.register(events.RolloutResumed)
+def _(event: events.RolloutResumed, state: RegistryState) -> None:
     rollout = _under_way(event, state)
     if rollout.status is not RolloutStatus.PAUSED:
         raise ConflictError(f"The rollout {rollout.id} is not paused: it is {rollout.status}.")
 
 
-@check.register(RolloutStopped)
-def _(event: RolloutStopped, state: RegistryState) -> None:
+@check.register(events.RolloutStopped)
+def _(event: events.RolloutStopped, state: RegistryState) -> None:
     _under_way(event, state)
 
 
-@check.register(VersionPurged)
-def _(event: VersionPurged, state: RegistryState) -> None:
+@check.register(events.VersionPurged)
+def _(event: events.VersionPurged, state: RegistryState) -> None:
     record = state.version(event.model, event.version)
     if record.retired is None:
         raise ConflictError(f"{record.ref} is not retired.", hint="Retire it first.")
     _check_not_deployed(record, state)
 
 
-@check.register(DeploymentRecorded)
-def _(event: DeploymentRecorded, state: RegistryState) -> None:
+@check.register(events.DeploymentRecorded)
+def _(event: events.DeploymentRecorded, state: RegistryState) -> None:
     served = [state.resolve(ModelRef.parse(reference)) for reference in event.adapters]
     bases = list(state.with_content(event.base_digest))
     ended = [record for record in served if record.retired is not None]
@@ -163,24 +147,24 @@ def _(event: DeploymentRecorded, state: RegistryState) -> None:
         raise ConflictError(f"{ended[0].ref} is retired, so it can't be deployed.", hint="Deploy another version.")
 
 
-@check.register(DeploymentRemoved)
-def _(event: DeploymentRemoved, state: RegistryState) -> None:
+@check.register(events.DeploymentRemoved)
+def _(event: events.DeploymentRemoved, state: RegistryState) -> None:
     find(state.deployments, event.application, "deployment")
 
 
-@check.register(PrincipalAdded)
-def _(event: PrincipalAdded, state: RegistryState) -> None:
+@check.register(events.PrincipalAdded)
+def _(event: events.PrincipalAdded, state: RegistryState) -> None:
     if event.name in state.principals and not state.principals[event.name].revoked:
         raise ConflictError(f"There is a principal {event.name!r} already.", hint="Revoke it first.")
 
 
-@check.register(PrincipalGranted)
-def _(event: PrincipalGranted, state: RegistryState) -> None:
+@check.register(events.PrincipalGranted)
+def _(event: events.PrincipalGranted, state: RegistryState) -> None:
     find(state.principals, event.name, "principal")
 
 
-@check.register(PrincipalRevoked)
-def _(event: PrincipalRevoked, state: RegistryState) -> None:
+@check.register(events.PrincipalRevoked)
+def _(event: events.PrincipalRevoked, state: RegistryState) -> None:
     find(state.principals, event.name, "principal")
 
 

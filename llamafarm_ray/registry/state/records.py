@@ -51,8 +51,7 @@ class Approval:
     """An approval of a version for an alias.
 
     Attributes:
-        principal: the name of its giver.
-        generation: the generation of that principal's token; 0 for an approval from before access control.
+        generation: the generation of the principal's token; 0 for an approval from before access control.
     """
 
     principal: str
@@ -70,15 +69,11 @@ class VersionRecord:
 
     Attributes:
         registered: facts given at registration.
-        time: time of the event.
-        principal: by whom.
-        tags: its tags now.
         later_metrics: results recorded after registration; they win over those of ``registered``.
         approvals: its approvals by alias, whether or not they still count.
         signatures: by digest of the public key.
         deprecated: reason against further use; ``None`` without one.
         retired: reason for its retirement; ``None`` while it lives.
-        retired_at: time of its retirement.
         purged: True if its content was deleted.
     """
 
@@ -209,12 +204,10 @@ class RolloutRecord:
     """A rollout of a candidate to an alias, under way or over.
 
     Attributes:
-        model: the model's name.
         alias: the alias whose requests are split.
         number: its number among the alias's rollouts, from 1.
         baseline: the version (its number) that the alias pointed at when it started.
         candidate: the version that shall take its place.
-        plan: plan of the rollout.
         step_since: since when the step lasts; time in which the rollout was paused is not counted.
         changes: its history, oldest first; the start is the first.
     """

@@ -128,9 +128,6 @@ class RegistryState:
         Once there are principals, that takes the token the approval was given with, still good, and still the right.
 
         Args:
-            record: the version.
-            alias: alias of the approval.
-            now: the time.
             by_name: count approvals of earlier tokens of the same name too.
         """
         given = record.approvals.get(alias, ())
@@ -208,12 +205,7 @@ class RegistryState:
         return (record for record in self.versions() if record.registered.manifest == manifest)
 
     def descends(self, manifest: str, ancestor: str) -> bool:
-        """Return True if a registered model was made from another, in any number of steps.
-
-        Args:
-            manifest: digest of the model's manifest.
-            ancestor: likewise of the other.
-        """
+        """Return True if a registered model was made from another, in any number of steps."""
         seen: set[str] = set()
         left = {manifest}
         while left:

@@ -49,7 +49,6 @@ class WorkKey:
     Args:
         namespace: the namespace; "" for names without one.
         name: the model, or the dataset of a build, without its namespace; the application of idle replicas.
-        work: the kind of work.
         device: ``CPU``, a GPU's type such as ``L4``, or ``GPU``.
     """
 
@@ -65,7 +64,6 @@ class Amounts:
 
     Args:
         device_s: seconds of devices: two GPUs for a minute are 120.
-        num_tokens: tokens of prompts and answers.
     """
 
     device_s: float = 0.0
@@ -90,10 +88,8 @@ def write_page(home: Location, day: dt.date, writer: str, rows: Iterable[LedgerR
     """Write a writer's use on a day, in place of its earlier page of that day.
 
     Args:
-        home: the registry's home.
         day: the day (UTC).
         writer: a name that no other writer has.
-        rows: the amounts.
 
     Raises:
         StorageError: the home can't be written.
@@ -121,7 +117,6 @@ def read_ledger(
     """Add up the pages of some days. Files that are no pages are named in the log and passed over.
 
     Args:
-        home: the registry's home.
         since: the first day (UTC).
         until: the last day; today by default.
         leave_out: a writer whose pages don't count.

@@ -30,10 +30,7 @@ class Meter:
     named in the log, and tried again with the next write; the work goes on.
 
     Args:
-        home: the registry's home.
-        namespace: the namespace that the use is of.
         name: the model or dataset.
-        work: the kind of work.
         gpu: gives the GPUs' type; called once, when a GPU was used.
         clock: seconds since 1970.
     """

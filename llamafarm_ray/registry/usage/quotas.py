@@ -23,11 +23,7 @@ def check_storage(
     """Check that a namespace has room for a version.
 
     Args:
-        quota: the namespace's.
-        namespace: its name.
-        versions: versions of the namespace.
         manifest: digest of the new version's manifest; files that are there need no more room.
-        size_bytes: size of its files.
 
     Raises:
         PolicyError: there is no room; the message has the bytes.

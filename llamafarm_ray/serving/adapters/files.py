@@ -44,7 +44,6 @@ class VerifiedFiles:
     once for each digest, before an engine answers with them.
 
     Args:
-        content: store of the files.
         view: the registry, whose policies may ask for signatures.
 
     Attributes:

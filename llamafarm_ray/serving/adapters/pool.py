@@ -78,9 +78,6 @@ class AdapterPool:
     ended; one that is asked for by its version alone stays while there is room.
 
     Args:
-        engine: engine that adapters are loaded into.
-        files: source of the files.
-        room: capacity of the engine.
         need: returns the reason to keep a version loaded.
         aliases: returns the versions that a model's aliases point at, of those served here.
         watch: told of loads.
@@ -145,7 +142,6 @@ class AdapterPool:
         """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
 
         Args:
-            target: version to load.
             hold_s: seconds for which it stays before others, until an alias or a rollout needs it. Then it goes.
 
         Raises:

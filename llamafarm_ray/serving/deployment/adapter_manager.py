@@ -95,7 +95,6 @@ class Served:
         room: capacity of each engine for adapters.
         secret: secret that the router signs its decisions with; empty without a router.
         base_reference: reference to the base model, for nodes that have to fetch it.
-        journal: settings of the request journal.
         devices: devices of each replica.
         tells_logprobs: True if the engine tells log-probabilities of any answer.
     """
@@ -148,7 +147,6 @@ class AdapterManager:
     """The gateway's ``Models`` over an engine of this process.
 
     Args:
-        served: settings of the application.
         engine: engine that versions are loaded into.
         kinds: the requests that it answers, see :mod:`llamafarm_ray.serving.selection.catalog`.
 

@@ -58,7 +58,6 @@ class WaitingRoom:
     """ASGI middleware before Serve's proxy; applications that are not ours pass.
 
     Args:
-        app: the proxy.
         find: gives the settings of our applications by route prefix; may block.
     """
 
@@ -108,17 +107,7 @@ class WaitingRoom:
 
 
 class Room:
-    """Waiting requests of one application.
-
-    Args:
-        proxy: app that requests are passed on to.
-        prefix: the application's route prefix.
-        settings: of the application.
-        view: of the application's registry.
-
-    Attributes:
-        app: handles the application's requests.
-    """
+    """Waiting requests of one application."""
 
     def __init__(self, proxy: App, prefix: str, settings: ApplicationSettings, view: RegistryView) -> None:
         self.settings = settings

@@ -40,11 +40,7 @@ class EngineSettings:
     """Settings to open an engine on any node.
 
     Attributes:
-        engine: any of these.
-        base_name: name of the base model in requests.
-        folder: its files.
         max_model_len: the longest prompt with its answer, in tokens; ``None``: the model's.
-        options: the engine's own.
     """
 
     engine: EngineName
@@ -104,13 +100,7 @@ def open_engine(settings: EngineSettings) -> Engine:
 
 
 class EngineReplica(Replica):
-    """One engine, and the gateway in front of its HTTP app.
-
-    Args:
-        settings: of the engine.
-        served: settings of the application.
-        num_cpus: CPUs of the replica.
-    """
+    """One engine, and the gateway in front of its HTTP app."""
 
     async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = replace(settings, folder=await base_folder(served, settings.folder))
@@ -146,14 +136,7 @@ class EngineReplica(Replica):
 def compose(
     settings: EngineSettings, served: Served, deployment: DeploymentConfig, *, env: Mapping[str, str]
 ) -> Application:
-    """The Serve application: replicas of an engine, which HAProxy sends requests to.
-
-    Args:
-        settings: of the engine.
-        served: settings of the application.
-        deployment: number and resources of the replicas.
-        env: the replicas' environment.
-    """
+    """The Serve application: replicas of an engine, which HAProxy sends requests to."""
     needs, limits = deployment.resources, served.limits
     actor: dict[str, object] = {"num_cpus": needs.cpu or 1, "runtime_env": {"env_vars": dict(env)}}
     if needs.gpu is not None:

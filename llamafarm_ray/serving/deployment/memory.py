@@ -65,9 +65,6 @@ def kv_cache_environment(deployment: Deployment) -> dict[str, str]:
     """Return the GiB that vLLM on a CPU sets aside for keys and values.
 
     Those are the ones of ``engine_kwargs.kv_cache_memory_bytes``, rounded up, else the environment's, or 1.
-
-    Args:
-        deployment: settings of the engine.
     """
     asked = whole_number(deployment.engine_kwargs.get("kv_cache_memory_bytes"))
     if asked is not None:
@@ -84,7 +81,6 @@ def memory_need(engine: EngineName, base: BaseModel, deployment: Deployment) -> 
     Args:
         engine: not ``auto``.
         base: the base model; its files are on this machine.
-        deployment: settings of the engine.
 
     Raises:
         InputError: a file of the weights is not sound.
@@ -130,7 +126,6 @@ def with_memory(need: MemoryNeed | None, deployment: Deployment, largest_node_by
 
     Args:
         need: of a replica, where it is known.
-        deployment: as it was configured.
         largest_node_bytes: the most memory that Ray gives out on a node which has CPUs.
     """
     scaling = deployment.auto_scaling

@@ -38,9 +38,6 @@ class DesiredDeployment:
     """Desired record of an application.
 
     Attributes:
-        application: the Serve application's name.
-        base_name: name of its base model in requests.
-        base_digest: manifest digest of that model's files.
         adapters: the versions (``name:version``) that it was deployed with.
         rollout: plan by which the others become production; ``None``: they don't.
     """
@@ -61,7 +58,6 @@ class Reconciler:
     left to people.
 
     Args:
-        announcement: desired record.
         state: the registry's, as this process knows it.
         connect: the registry, with the token that this process has.
         place: the application's URL and the cluster's address; raises ``ClusterError`` while it has none.

@@ -36,8 +36,7 @@ async def base_folder(served: Served, folder: Path) -> Path:
     """The base model's files on this node.
 
     Args:
-        served: settings of the application.
-        folder: their folder on the node that composed the application.
+        folder: folder of the base model on the node that composed the application.
 
     Raises:
         LlamaFarmError: they can't be had here.
@@ -47,13 +46,7 @@ async def base_folder(served: Served, folder: Path) -> Path:
 
 
 class Replica:
-    """The part of a replica that does not depend on its engine.
-
-    Args:
-        served: settings of the application.
-        versions: of that, on this replica.
-        num_cpus: CPUs of the replica.
-    """
+    """The part of a replica that does not depend on its engine."""
 
     def __init__(self, served: Served, versions: AdapterManager, num_cpus: float) -> None:
         listen_on_loopback()
@@ -78,7 +71,6 @@ class Replica:
         """The gateway before the engine's HTTP app.
 
         Args:
-            app: the engine's.
             routes: its POST routes that name a model in their body.
         """
         versions, served = self._versions, self._served

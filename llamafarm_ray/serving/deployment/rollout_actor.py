@@ -60,7 +60,6 @@ class ControllerActor:
     """Takes the rollouts of one application further, for as long as it is there.
 
     Args:
-        home: the registry's home.
         application: the Serve application whose replicas are asked.
         base_digest: of the base model that it serves; rollouts of other models are left alone.
         token: proves to the registry that rollouts may be changed; by default ``$LLAMAFARM_TOKEN``.
@@ -202,9 +201,6 @@ def start_controller(
     """Start an application's controller, detached, if it isn't running or is another base model's; its handle.
 
     Args:
-        home: the registry's home.
-        application: the Serve application's name.
-        base_digest: of the base model that it serves.
         token: the controller's token for the registry; by default its own environment's.
         replace: end the one that runs, so that this code and this token count.
 

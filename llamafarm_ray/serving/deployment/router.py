@@ -36,12 +36,7 @@ _NONE = ("", 0, "none")
 
 
 class Router:
-    """Turns the model that a request names into one version, and picks a replica.
-
-    Args:
-        server: the replicas.
-        served: settings of the application.
-    """
+    """Turns the model that a request names into one version, and picks a replica."""
 
     async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
         listen_on_loopback()

@@ -49,8 +49,6 @@ class VllmReplica(Replica):
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``.
-        served: settings of the application.
-        num_cpus: CPUs of the replica.
     """
 
     async def __init__(self, llm_config: LlmConfig, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -96,7 +94,6 @@ def compose(llm_config: LlmConfig, served: Served, *, is_routed: bool, router_en
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
-        served: settings of the application.
         is_routed: True with a router; one replica needs none.
         router_env: environment variables of the router's process.
     """

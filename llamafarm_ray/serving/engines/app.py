@@ -54,9 +54,7 @@ class _Task:
     """Request for text, ready for the engine.
 
     Attributes:
-        request: the request.
         prompts: the token ids of each prompt.
-        params: sampling parameters.
         shape: shape of the answer.
         echoes: text before each prompt's answer.
     """
@@ -69,11 +67,7 @@ class _Task:
 
 
 class EngineApp:
-    """See the module's text: an ASGI app (https://asgi.readthedocs.io).
-
-    Args:
-        engine: engine that answers.
-    """
+    """See the module's text: an ASGI app (https://asgi.readthedocs.io)."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

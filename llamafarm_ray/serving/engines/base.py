@@ -48,7 +48,6 @@ class ScoredToken:
     """A token, and how probable it was.
 
     Attributes:
-        token_id: its id.
         logprob: the natural logarithm of its probability before temperature and the like; ``None`` where that was not
             asked for, and for a prompt's first token.
         top: the most probable tokens at its place and their log-probabilities, the most probable first.
@@ -113,7 +112,6 @@ class Engine(Protocol):
         Args:
             name: the version, or the base model.
             prompt: token ids, one at least.
-            params: sampling parameters.
         """
 
     async def embed(self, name: str, tokens: Sequence[int]) -> Sequence[float]:

@@ -89,7 +89,6 @@ def _scored(tokens: Sequence[int], before: torch.Tensor, logits: torch.Tensor, n
     """A prompt's tokens, each by the logits at the position before it; the first one of all has none.
 
     Args:
-        tokens: a chunk of the prompt.
         before: the logits that the chunk before ended with; empty for the first chunk.
         logits: of shape (tokens, vocabulary).
         num_top: see `score`.

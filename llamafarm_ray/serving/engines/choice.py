@@ -28,9 +28,6 @@ def choose_engine(
 
     Args:
         asked: the configuration's ``deployment.engine``.
-        base: the base model.
-        adapters: references of the adapters that are deployed.
-        registry: registry that holds them.
         on_gpu: True if replicas have GPUs.
 
     Returns:

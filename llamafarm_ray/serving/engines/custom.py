@@ -64,8 +64,7 @@ def custom_engine(base_name: str, folder: Path, *, model: object = None) -> InPr
     """The engine for a user's class.
 
     Args:
-        base_name: name of the base model in requests.
-        folder: its files, the tokenizer among them.
+        folder: files of the base model, the tokenizer among them.
         model: path of the class, as ``module:Class``.
 
     Raises:

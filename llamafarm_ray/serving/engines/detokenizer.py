@@ -20,7 +20,6 @@ class Detokenizer:
     text-generation-inference do it: a token's text can depend on the one before it.)
 
     Args:
-        tokenizer: as transformers has them.
         prompt: the token ids that come before.
         stop: texts that end the answer; they are no part of it.
     """

@@ -55,8 +55,6 @@ class InProcessEngine(NamedModelsEngine[LanguageModel]):
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of models in this process.
 
     Args:
-        base_name: name of the base model in requests.
-        tokenizer: the base model's.
         load: loads the version in a folder, or with ``None`` the base model, which is loaded at once.
     """
 

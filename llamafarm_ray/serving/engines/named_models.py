@@ -12,12 +12,7 @@ T = TypeVar("T")
 
 
 class NamedModels(dict[str, T]):
-    """Loaded models by name.
-
-    Args:
-        base_name: the base model's, which stays.
-        base: the base model.
-    """
+    """Loaded models by name."""
 
     def __init__(self, base_name: str, base: T) -> None:
         super().__init__({base_name: base})
@@ -58,11 +53,7 @@ M = TypeVar("M", bound=_Bounded)
 
 
 class NamedModelsEngine(Generic[M]):
-    """The part of an :class:`~llamafarm_ray.serving.engines.base.Engine` that is about names.
-
-    Args:
-        models: the loaded models.
-    """
+    """The part of an :class:`~llamafarm_ray.serving.engines.base.Engine` that is about names."""
 
     def __init__(self, models: NamedModels[M]) -> None:
         self._models = models

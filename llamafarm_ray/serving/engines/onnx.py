@@ -45,7 +45,6 @@ def onnx_engine(
     """The engine for a model exported to ONNX: on the GPU where ONNX Runtime has one, else on the CPU.
 
     Args:
-        base_name: name of the base model in requests.
         folder: its files: the ONNX file, config.json and the tokenizer.
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
         n_threads: CPU threads; by default one a core.
@@ -118,7 +117,6 @@ class _Session:
     """A loaded file.
 
     Args:
-        file: the ONNX file.
         n_threads: CPU threads; ``None``: one a core.
     """
 

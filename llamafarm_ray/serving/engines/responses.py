@@ -26,7 +26,6 @@ class Piece:
         text: added text; may be empty.
         tokens: the tokens that it was made of, a prompt's too where that is told.
         finish_reason: reason for the answer's end; ``None``: it goes on.
-        num_tokens: number of an answer's tokens in it.
     """
 
     text: str
@@ -41,10 +40,7 @@ class Choice:
 
     Attributes:
         index: its number among the request's answers.
-        text: all of it.
-        tokens: likewise.
         finish_reason: reason for its end.
-        num_tokens: number of its tokens.
         is_told: True if a stream has sent it.
         offset: number of characters of the tokens already streamed.
     """
@@ -69,9 +65,7 @@ class Shape(ABC):
     """Shape of a route's answers.
 
     Args:
-        tokenizer: of the base model.
         request_id: of the request, without the route's prefix.
-        model: name of the version that answers.
         logprobs: True if the response has log-probabilities.
     """
 

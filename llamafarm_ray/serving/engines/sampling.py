@@ -13,11 +13,7 @@ _GREEDY_BELOW = 1e-5
 
 
 class Sampler:
-    """Draws one answer's tokens.
-
-    Args:
-        params: sampling parameters.
-    """
+    """Draws one answer's tokens."""
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params
@@ -59,7 +55,6 @@ def score(token_id: int, logits: torch.Tensor, num_top: int | None) -> ScoredTok
     """A token with its log-probability under the model.
 
     Args:
-        token_id: the token.
         logits: of shape (vocabulary,), at the position before it.
         num_top: number of most probable tokens to report; ``None``: no log-probabilities.
     """

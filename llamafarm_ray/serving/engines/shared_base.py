@@ -22,9 +22,6 @@ class SharedWeights:
     torch has no tensors that can't be written. So every version gets modules of its own around the same tensors
     (:meth:`twin`), and after it was put together the tensors are summed again (:meth:`changed`): as fast as memory is
     read, and every single write is seen.
-
-    Args:
-        model: the base model, loaded.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -41,8 +41,6 @@ def prompts(ids: Sequence[int], trial: SpeedTrial, max_tokens: int | None) -> li
     """Return the prompts of each round, the first of which warms up; all differ.
 
     Args:
-        ids: tokens of a text.
-        trial: the trial.
         max_tokens: the most tokens of a prompt and its answer; ``None``: no bound is known.
     """
     room = (max_tokens or len(ids)) - trial.new_tokens

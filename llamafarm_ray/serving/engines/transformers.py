@@ -48,8 +48,6 @@ def transformers_engine(
     """The engine for a base model and its adapters: on the GPU if there is one, else on the CPU.
 
     Args:
-        base_name: name of the base model in requests.
-        folder: its files.
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
         dtype: precision of the weights, as torch names it (``bfloat16``); by default bfloat16 on a GPU that computes in
             it, else float32.

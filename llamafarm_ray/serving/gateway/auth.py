@@ -34,7 +34,6 @@ class Tenant:
     """Sender of a request: the holder of a key.
 
     Attributes:
-        name: the principal's.
         grants: its roles by namespace; ``None`` where no key is asked for, and everything served may be used.
     """
 

@@ -43,10 +43,8 @@ def choose(offers: Iterable[Offer], tenant: Tenant, kind: str, headers: Iterable
     """The model that answers a request for ``auto``.
 
     Args:
-        offers: candidates.
         tenant: sender of the request; models that the key may not use are left out.
         kind: the kind of answer that the request is for, see :func:`kind_of`.
-        headers: of the request.
 
     Raises:
         InputError: a header is malformed.
@@ -67,10 +65,6 @@ def kind_of(path: str, body: Mapping[str, object]) -> str:
     """The kind of answer that a request is for (:attr:`~llamafarm_ray.serving.selection.model_selection.Wanted.kind`).
 
     One that only counts tokens counts those of the chat, or of the completion, that would be asked for.
-
-    Args:
-        path: its route.
-        body: of the request.
     """
     return _KINDS.get(path) or ("chat" if "messages" in body else "completions")
 
@@ -98,7 +92,6 @@ async def send_on(send: Send, path: str, chosen: Selection) -> None:
     The location is a path: whatever name, port and TLS the client came by, it goes by again, and so does its key.
 
     Args:
-        send: to the client.
         path: the request's route, without its application's prefix.
         chosen: entry of the other application's model.
     """

@@ -67,7 +67,6 @@ class FairQueue:
         """Wait for a turn; the block is the time at the engine.
 
         Args:
-            key: key of the request.
             cost: its initial cost: the tokens of its prompt, above 0. Never a guess of the answer's: what
                 is charged too much puts others who come meanwhile behind for good.
             gone: gives what is done when the client has gone away; asked only if the request has to wait.

@@ -129,7 +129,6 @@ class FeedbackLog:
     """Collects records into batches and writes these, one after the other.
 
     Args:
-        home: the registry's home.
         linger_s: seconds that the first record of a batch waits for others.
         max_pending_bytes: greatest number of bytes that wait to be written; more are refused.
     """

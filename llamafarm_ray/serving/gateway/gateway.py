@@ -89,7 +89,6 @@ class Models(Protocol):
 
         Args:
             model: name in the request's body; without a caller the router's decision (:attr:`Target.routed`).
-            caller: sender of the request.
         """
 
     def use(self, target: Target) -> AbstractAsyncContextManager[None]:
@@ -130,7 +129,6 @@ class Gateway:
         app: the engine's own HTTP app.
         models: resolves and loads.
         keys: says whose key a request carries.
-        feedback: store of feedback.
         telemetry: hears of each request that the engine is done with; of ``/tokenize`` it does not.
         limits: limits of each key, and of requests in the engine at once.
         accounts: accounts of the keys; by default of this gateway alone.

@@ -38,7 +38,6 @@ class HealthReport:
     Requests within ten seconds share one look, which is made in a thread: requests to models don't wait for it.
 
     Args:
-        home: the registry's home.
         state: gives the registry's state as of now.
         clock: tells seconds.
     """
@@ -59,8 +58,6 @@ class HealthReport:
         Args:
             query: the query string; ``model`` is a model, version or alias, and may be repeated. Without it all
                 versions are listed that the key administers.
-            tenant: sender of the request.
-            send: sends the answer.
 
         Raises:
             AccessDeniedError: the key is no admin's, or not of a model that is named.

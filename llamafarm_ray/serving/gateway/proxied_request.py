@@ -24,7 +24,6 @@ class ProxiedRequest:
     Args:
         scope: of the client's request.
         receive: likewise; its body was read.
-        send: receiver of the response.
         body: body for the engine.
         target: version that answers; the response's headers name it.
     """
@@ -78,7 +77,6 @@ class ProxiedRequest:
         app runs in a task of its own, is told first, and is cancelled only if it goes on for longer than a moment.
 
         Args:
-            app: the engine's own HTTP app.
             send: receiver of its response.
         """
         answering = asyncio.ensure_future(app(self.scope, self.receive, send))

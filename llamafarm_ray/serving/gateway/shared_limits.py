@@ -76,7 +76,6 @@ async def keep_shared(
     """Go on telling what keys took here, and charging them for what they took elsewhere.
 
     Args:
-        accounts: of this replica.
         exchange: the ledger's; ``None`` where nobody answers.
         every_s: seconds between.
     """

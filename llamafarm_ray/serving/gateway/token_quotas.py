@@ -34,7 +34,6 @@ class TokenQuotas:
 
     Args:
         state: gives the registry's state as of now.
-        home: the registry's home, with the ledger.
         writer: this replica's name in the ledger; its own pages are not counted again.
         clock: seconds since 1970.
     """

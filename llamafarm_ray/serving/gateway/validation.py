@@ -256,10 +256,6 @@ def _inside(value: dict[str, object] | list[object]) -> Iterable[object]:
 def check_shape(path: str, body: Mapping[str, object]) -> None:
     """Check the fields that the gateway relies on, and those that it must not let through; the engine checks the rest.
 
-    Args:
-        path: the route.
-        body: the request.
-
     Raises:
         InputError: a field is missing, of a wrong type or out of range, or not for clients.
     """

@@ -27,7 +27,6 @@ class Change:
     """A change of one share.
 
     Args:
-        signal: name of the signal.
         time_s: end of the block that it was noticed in, seconds since 1970.
         before: the share until then, of the requests that ADWIN had in its window.
         after: of the requests from then to the next change.
@@ -63,7 +62,6 @@ def river_changes(blocks: Iterable[Sketch], reference: Sketch) -> list[Change]:
 
     Args:
         blocks: sketches of a version, in any order.
-        reference: its reference.
     """
     ordered = sorted(blocks, key=lambda one: one.end_s)
     found = [change for signal in SIGNALS for change in _changes(signal, ordered, reference)]

@@ -36,7 +36,6 @@ def shares_differ(
         count: number of the sample that have it, shape ``(k,)``.
         total: size of the sample.
         reference_count: number of the reference that have it, shape ``(k,)``.
-        reference_total: size of the reference.
         one_sided: test only whether the sample's share is higher; by default either, with twice the smaller tail.
     """
     have, others = np.atleast_1d(np.asarray(count, float)), np.atleast_1d(np.asarray(reference_count, float))

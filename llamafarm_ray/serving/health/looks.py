@@ -48,7 +48,6 @@ class Alarm:
     Args:
         difference: the signal and its shares.
         start_s: start of the window, seconds since 1970.
-        end_s: its end.
         limit: bound of the p-value.
         num_later: requests of the version since the reference up to the window's end.
     """
@@ -65,14 +64,11 @@ class Health:
     """A version's health.
 
     Args:
-        reference: the sketch of the reference.
         is_reference_whole: True if there were enough requests for it.
         window: the sketch of the latest window; None if there is none yet.
         latest: each signal of that window.
         first: the first alarm of each signal.
         current: the alarms that the latest window, or the latest wide one, raises.
-        num_requests: all requests.
-        num_looks: windows that were looked at.
     """
 
     reference: Sketch
@@ -90,7 +86,6 @@ def examine(blocks: Iterable[Sketch], plan: Plan | None = None, *, known: Sketch
 
     Args:
         blocks: its sketches, in any order.
-        plan: plan of the looks.
         known: its reference, where that was made before; only blocks that begin after its end are looked at.
     """
     plan = plan or Plan()

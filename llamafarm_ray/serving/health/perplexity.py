@@ -22,12 +22,9 @@ class QuestionPerplexity:
 
     Args:
         reference: of the questions in the reference's time; None without any.
-        later: of the later ones.
         superiority: the chance that a later question surprises more than one of the reference, 0 to 1; 0.5 if they
             are alike. The effect's size, which does not grow with the number of questions.
         p_value: chance of an effect as large if there is none; None with fewer than two questions of either kind.
-        num_reference: questions of the reference.
-        num_later: later ones.
     """
 
     reference: float | None
@@ -46,11 +43,6 @@ def compare_losses(reference: Sequence[float], later: Sequence[float], *, seed: 
     """Compare losses in nats per byte by their ranks.
 
     The p-value is that of a permutation test of the rank sum (Mann and Whitney, 1947, https://doi.org/10.1214/aoms/1177730491).
-
-    Args:
-        reference: losses of the reference's questions.
-        later: of the later ones.
-        seed: of the permutations.
     """
     superiority = p_value = None
     if reference and later:

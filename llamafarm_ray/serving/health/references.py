@@ -18,11 +18,7 @@ _FOLDER: Final = "references"
 
 
 class References:
-    """The references in a home, a file for each version.
-
-    Args:
-        home: the registry's home.
-    """
+    """The references in a home, a file for each version."""
 
     def __init__(self, home: Location) -> None:
         self._home = home
@@ -32,7 +28,6 @@ class References:
 
         Args:
             ref: ``name:version`` or the base's name.
-            blocks: its sketches.
             plan: plan of the looks; each size of a reference has a reference of its own.
         """
         kept = self._read(ref)

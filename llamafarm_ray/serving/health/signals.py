@@ -46,7 +46,6 @@ class Signal:
     """One thing that is watched.
 
     Args:
-        name: its name in results.
         says: its name for people.
         table: makes the shares of a sample and a reference.
         num_tests: the most shares that this makes; the correction counts them all.
@@ -71,7 +70,6 @@ class Difference:
     """A signal of a sample beside a reference's.
 
     Args:
-        signal: the signal.
         what: the share that differs most, such as a language.
         share: of the sample.
         reference_share: of the reference.

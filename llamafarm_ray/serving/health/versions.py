@@ -50,8 +50,6 @@ class VersionHealth:
 
     Args:
         ref: ``name:version``, or the base's name.
-        aliases: those that point at it.
-        health: findings.
         scores: of its redacted samples, by metric; empty where there are none.
         perplexity: the base model's, of its sampled questions; None where it was not asked for, or has a trouble.
         trouble: the reason why the perplexity could not be measured.
@@ -89,16 +87,11 @@ class Recorded:
     samples: Mapping[str, list[LiveSample]]
 
     @classmethod
-    def read(cls, home: Location, since: dt.date | None = None) -> Self:
-        """Read what replicas recorded.
-
-        Args:
-            home: the registry's home.
-            since: the first day of the records; None: all that are kept.
-        """
+    def read(cls, home: Location) -> Self:
+        """Read what replicas recorded."""
         blocks: dict[str, list[Sketch]] = defaultdict(list)
         samples: dict[str, list[LiveSample]] = defaultdict(list)
-        for page in read_journal(home, since):
+        for page in read_journal(home):
             for ref, found in page.blocks.items():
                 blocks[ref] += found
             for sample in page.samples:
@@ -116,9 +109,7 @@ def chosen_versions(
     """Return the recorded versions that names mean.
 
     Args:
-        resolve: returns the version of a reference.
         names: models, versions or aliases.
-        recorded: versions with records.
 
     Raises:
         NotFoundError: nothing of that name was recorded.

@@ -36,22 +36,22 @@ async def answer(send: Send, status: int, body: Mapping[str, object], headers: I
     await send({"type": "http.response.body", "body": data})
 
 
-async def refuse(send: Send, error: LlamaFarmError, headers: Iterable[Header] = ()) -> None:
+async def refuse(send: Send, error: LlamaFarmError) -> None:
     """Send an error in the shape of https://platform.openai.com/docs/guides/error-codes."""
-    told = list(headers)
+    headers: list[Header] = []
     kind = "invalid_request_error" if error.http_status < _SERVER_ERROR else "server_error"
     match error:
         case UnauthenticatedError():
-            told.append((b"www-authenticate", b"Bearer"))
+            headers.append((b"www-authenticate", b"Bearer"))
         case LimitError():
             kind = "rate_limit_error"
-            told.append(_retry_after(error.retry_after_s))
+            headers.append(_retry_after(error.retry_after_s))
         case ColdStartError():
-            told.append(_retry_after(error.retry_after_s))
+            headers.append(_retry_after(error.retry_after_s))
         case BodyTooLargeError() | SlowClientError():
-            told.append((b"connection", b"close"))  # the rest of the body is not read
+            headers.append((b"connection", b"close"))  # the rest of the body is not read
     body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
-    await answer(send, error.http_status, body, told)
+    await answer(send, error.http_status, body, headers)
 
 
 def _retry_after(seconds: float) -> Header:

@@ -63,7 +63,6 @@ def for_web_pages(app: App, origins: Collection[str]) -> App:
     """The app as pages of these origins may use it, with a key if one is asked for.
 
     Args:
-        app: the app.
         origins: such as ``https://chat.example.com``; ``*`` is every one.
     """
     if not origins:

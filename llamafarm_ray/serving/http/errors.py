@@ -61,7 +61,6 @@ class LimitError(UserError):
     """A limit of the key, or of the replica, is reached.
 
     Args:
-        message: the limit.
         retry_after_s: seconds until asking again can succeed.
         hint: next step.
     """

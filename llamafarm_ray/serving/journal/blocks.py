@@ -27,7 +27,6 @@ class Blocks:
     Beyond 2,000 blocks, neighbors of the version with the most are joined; the latest 20 stay fine.
 
     Args:
-        max_blocks: blocks of all versions together.
         max_versions: versions with blocks of their own; the others share some.
     """
 
@@ -41,7 +40,6 @@ class Blocks:
 
         Args:
             ref: ``name:version`` or the base's name.
-            seen: the request.
             now_s: time of its end, seconds since 1970.
         """
         self._block(ref, now_s).add(seen, now_s)

@@ -32,13 +32,10 @@ class Page:
     """Record of one replica on one day.
 
     Args:
-        application: the Serve application.
         replica: a name of the replica, new each time that it starts.
         day: the day (UTC).
         start_s: start of the replica's record on that day, seconds since 1970.
         end_s: time of its last write.
-        num_cpus: CPUs of the replica.
-        num_gpus: GPUs of the replica.
         blocks: sketches by version, the oldest first.
         usage: usage by version, principal and route.
         samples: redacted samples, where they are asked for.
@@ -91,7 +88,6 @@ def read_journal(home: Location, since: dt.date | None = None) -> Iterator[Page]
     """Yield the pages of all replicas, by day; files that are no pages are named in the log and passed over.
 
     Args:
-        home: the registry's home.
         since: the first day; None: all.
     """
     for day in journal_days(home):

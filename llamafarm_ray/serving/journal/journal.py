@@ -68,15 +68,10 @@ class Journal:
     """Counts requests by version, key and time; texts are read for their sketches, and dropped.
 
     Args:
-        home: the registry's home.
-        settings: settings of the journal.
-        application: the Serve application.
-        devices: of the replica.
         tells_logprobs: True if the engine tells log-probabilities of any answer; sampled ones are asked for theirs.
         clock: seconds since 1970.
 
     Attributes:
-        application: the Serve application.
         replica: a name of the replica, new each time that it starts; it is its writer's in the ledger, too.
     """
 
@@ -105,7 +100,6 @@ class Journal:
         """Draw whether a request is sampled; None if it is not.
 
         Args:
-            path: route of the request.
             body: body for the engine; a sampled one asks for log-probabilities too, where the engine tells them.
         """
         if not self._settings.sketches or path not in _ANSWERS or not self._today().samples.draws():
@@ -131,9 +125,7 @@ class Journal:
         """Take in a request that the engine is done with.
 
         Args:
-            request: outcome of the request.
             principal: holder of its key.
-            route: its path.
             body: body of the request; none of its text is kept.
             wait_s: seconds that it waited for its turn.
             opening: the beginning of the answer, where it was read.

@@ -19,9 +19,7 @@ class Devices:
     """Devices of a replica.
 
     Args:
-        num_cpus: CPU cores.
-        num_gpus: GPUs.
-        gpu_type: their type, where the configuration names it.
+        gpu_type: type of the GPUs, where the configuration names it.
     """
 
     num_cpus: float = 0.0
@@ -45,8 +43,6 @@ def ledger_rows(rows: Mapping[UsageKey, Used], devices: Devices, seconds: float,
     """Return the rows of a replica's day.
 
     Args:
-        rows: usage on that day.
-        devices: devices of the replica.
         seconds: seconds that it ran on that day.
         application: name of the Serve application; idle time is counted under it.
     """

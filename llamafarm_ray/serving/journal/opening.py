@@ -31,7 +31,6 @@ class Opening:
     """The beginning of an answer.
 
     Args:
-        text: the beginning.
         has_calls: True if the answer calls a tool.
         mean_logprob: mean log-probability of the answer's tokens; None if it was not asked for or not told.
     """
@@ -74,7 +73,6 @@ class AnswerOpening:
     Of a stream it holds the first events, and reads them when it is asked.
 
     Args:
-        send: receiver of the response.
         max_chars: number of the answer's characters that are read.
         logprobs: reads the answer's log-probabilities first; None if they are not asked for.
     """

@@ -25,9 +25,6 @@ class LiveSample:
         ref: version that answered, ``name:version`` or the base's name.
         time_s: time of the request, seconds since 1970.
         question: the last message by the user.
-        answer: the answer.
-        seconds: time that the answer took.
-        num_tokens: tokens of the answer.
         is_redacted: True if personal data and secrets were replaced.
     """
 
@@ -50,12 +47,11 @@ class Reservoir:
 
     Args:
         rate: share of the requests that are candidates, 0 to 1.
-        rng: draws them.
     """
 
-    def __init__(self, rate: float, rng: random.Random | None = None) -> None:
+    def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._rng = rng or random.Random()
+        self._rng = random.Random()
         self._kept: dict[str, list[LiveSample]] = {}
         self._num_offered: dict[str, int] = {}
 

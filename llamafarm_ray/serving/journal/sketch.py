@@ -45,11 +45,8 @@ class Observation:
     """One request, as far as a sketch counts it.
 
     Args:
-        end: its end.
         latency_s: seconds from its turn at the engine to the end of the answer.
         wait_s: seconds that it waited for its turn.
-        prompt_tokens: tokens of the prompt.
-        answer_tokens: tokens of the answer.
         language: of the question; "" if it is not known.
         signs: fingerprint of the question's topic.
         is_empty: True if the answer has no content; None if it was not read.
@@ -77,9 +74,7 @@ class Sketch:
     Args:
         start_s: end of the first one, seconds since 1970.
         end_s: end of the last one.
-        num_answered: requests that were answered.
-        num_failed: those that failed.
-        num_refused: those that the engine refused, the clients' mistakes.
+        num_refused: requests that the engine refused, the clients' mistakes.
         num_cancelled: those whose client left.
         num_checked: answers whose beginning was read.
         num_empty: those of them without content.
@@ -87,8 +82,6 @@ class Sketch:
         num_rated: ratings by users.
         num_disliked: ratings below 0.5.
         languages: questions by language.
-        prompt_tokens: histogram of the prompts' tokens.
-        answer_tokens: histogram of the answers' tokens.
         latency: histogram of latencies in seconds.
         wait: histogram of seconds that requests waited for their turn.
         answer_loss: histogram of the losses of sampled answers, in nats a token.

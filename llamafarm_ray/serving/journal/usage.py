@@ -36,9 +36,6 @@ class Used:
 
     Args:
         num_requests: requests that reached the engine.
-        num_failed: those that failed.
-        prompt_tokens: tokens of prompts.
-        answer_tokens: tokens of answers.
         request_s: seconds that the requests were at the engine, added up: several are there at once.
         last_s: end of the last one, seconds since 1970.
     """
@@ -69,7 +66,6 @@ class UsageTable:
         max_rows: rows of their own; more share one of each version, or of all.
 
     Attributes:
-        rows: the rows.
         hours_s: seconds of requests at the engine in each hour of the day (UTC), shape ``(24,)``.
     """
 

@@ -24,7 +24,6 @@ class Device:
     """A device.
 
     Attributes:
-        name: its common name.
         kind: kind of processor that computes.
         memory_gib: memory for weights, keys and values.
         bandwidth_gbs: of that memory, in 10^9 bytes a second.

@@ -29,8 +29,6 @@ class Settings:
     """One way of serving a form.
 
     Attributes:
-        form: the form.
-        engine: the engine.
         num_threads: CPU threads; ``None``: the engine's choice.
         dtype: the format of computation, as torch names it; ``None``: the default of `deploy`.
         concurrency: answers that are written at the same time.
@@ -89,13 +87,9 @@ def settings_here(
     """Yield each engine and precision that is worth a trial on this machine, the fastest of the usual case first.
 
     Args:
-        form: the form.
-        folder: its files.
-        cores: of this machine.
         has_gpu: True if engines compute on a GPU.
         has_bf16: True if the processor multiplies in bf16.
         concurrency: answers that are written at the same time.
-        engines: those that are installed.
     """
     threads = None if has_gpu else cores
     if form.is_gguf:
@@ -113,8 +107,6 @@ def settings_on(form: Form, device: Device, concurrency: int, *, has_small_cache
     """Return the settings that are written for a device that is not here.
 
     Args:
-        form: the form.
-        device: the device.
         concurrency: answers that are written at the same time.
         has_small_cache: True if keys and values have 8 bits.
     """
@@ -132,8 +124,6 @@ def serves(device: Device, form: Form, folder: Path | None) -> bool:
     """Return True if an engine serves a form on a device with its weights as they are.
 
     Args:
-        device: the device.
-        form: the form.
         folder: its files, where they are on this machine.
     """
     if device.kind == "metal":
@@ -144,12 +134,7 @@ def serves(device: Device, form: Form, folder: Path | None) -> bool:
 
 
 def makeable_forms(device: Device, plain: Form) -> list[Form]:
-    """Return forms that `quantize` would make of an unquantized one for a device, the most bits first.
-
-    Args:
-        device: the device.
-        plain: the unquantized form.
-    """
+    """Return forms that `quantize` would make of an unquantized one for a device, the most bits first."""
     return [
         Form("", scheme, scheme.startswith("gguf-"), plain.num_parameters, size, plain.token_bytes, 0.0)
         for scheme, bits in _BITS[device.kind].items()

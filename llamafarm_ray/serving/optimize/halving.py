@@ -21,10 +21,7 @@ class Trial(Generic[Arm]):
     """A measured trial.
 
     Attributes:
-        arm: the settings.
-        length: of the trial.
         score: more is better; ``None`` if it failed.
-        error: the reason.
     """
 
     arm: Arm
@@ -40,7 +37,6 @@ def successive_halving(
 
     Args:
         arms: settings to choose among.
-        lengths: of the rounds' trials, ascending.
         measure: the score of an arm in a trial of that length; an arm for which it raises is left out.
     """
     done: list[Trial[Arm]] = []

@@ -40,8 +40,6 @@ def axes_of(engine: SpeedEngine, *, cores: int, has_gpu: bool) -> tuple[Axis, ..
     """Return the settings of an engine that are worth a trial on this machine.
 
     Args:
-        engine: the engine.
-        cores: of this machine.
         has_gpu: True if engines compute on a GPU.
     """
     half = max(1, math.ceil(cores / 2))

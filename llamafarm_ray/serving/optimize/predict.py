@@ -26,7 +26,6 @@ class Form:
         reference: reference for `deploy`; empty for forms that are not made yet.
         scheme: the quantization scheme; empty for unquantized weights.
         is_gguf: True for a GGUF file.
-        num_parameters: of the model.
         weight_bytes: in memory, in the format that the device computes in.
         token_bytes: of keys and values of a token, in 16 bits.
         quality: see `llamafarm_ray.models.quantize.quality`; 1 for the model itself.
@@ -46,7 +45,6 @@ class Prediction:
     """Predicted serving of a form.
 
     Attributes:
-        form: the form.
         memory_bytes: weights, keys and values of all answers, and the engine.
         fits: True if the device has that memory.
         tokens_per_s: of all answers that are written at the same time.
@@ -68,12 +66,8 @@ def predict(
     """Predict the serving of a form on a device.
 
     Args:
-        form: the form.
-        device: the device.
-        table: the assumptions.
         concurrency: answers that are written at the same time.
         max_model_len: the longest prompt with its answer, in tokens; memory is set aside for it.
-        prompt_tokens: of a usual prompt.
     """
     there = device.memory_gib * _GIB
 

@@ -24,6 +24,7 @@ _MODULE = "llamafarm_ray.serving.engines.speed_trial"
 MARK = "speed: "
 """Beginning of the line with the result."""
 _LONGEST_S = 300.0
+"""The longest that loading and answers may take together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,6 @@ class SpeedTrial:
 
     Attributes:
         model: its folder, or GGUF file.
-        engine: the engine.
         num_threads: CPU threads; ``None``: the engine's choice.
         dtype: the precision of computation, as torch names it; ``None``: what `deploy` uses.
         num_parallel: answers that are written at the same time.
@@ -66,12 +66,8 @@ class Speed:
     tokens_per_s: float
 
 
-def measure_speed(trial: SpeedTrial, *, timeout_s: float = _LONGEST_S) -> Speed:
+def measure_speed(trial: SpeedTrial) -> Speed:
     """Load a model in an engine, have it write answers, and end it.
-
-    Args:
-        trial: the model, the engine and its settings.
-        timeout_s: the longest that loading and answers may take together.
 
     Raises:
         DeploymentError: the engine can't serve the model, or takes too long.
@@ -89,11 +85,11 @@ def measure_speed(trial: SpeedTrial, *, timeout_s: float = _LONGEST_S) -> Speed:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=timeout_s,
+            timeout=_LONGEST_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DeploymentError(f"Engine {trial.engine} did not answer within {timeout_s:.0f} s.") from None
+        raise DeploymentError(f"Engine {trial.engine} did not answer within {_LONGEST_S:.0f} s.") from None
     told = next((line for line in ended.stdout.splitlines() if line.startswith(MARK)), None)
     if ended.returncode != 0 or told is None:
         raise DeploymentError(f"Engine {trial.engine} can't serve {trial.model!r}: {_reason(ended.stderr)}")

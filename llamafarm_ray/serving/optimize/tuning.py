@@ -33,9 +33,7 @@ class Tuned:
     """Settings that were found by trials.
 
     Attributes:
-        settings: the fastest.
         tokens_per_s: of all answers that are written at the same time; ``None`` if no trial ended well.
-        trials: all trials.
     """
 
     settings: Settings
@@ -70,8 +68,6 @@ def tune(settings: Settings, axes: Sequence[Axis], length: int, measure: Measure
     """Try each alternative of each option once, and keep those that are faster.
 
     Args:
-        settings: those to begin with.
-        axes: options and their alternatives.
         length: tokens of each answer.
         measure: measures; an alternative for which it raises is left out.
     """

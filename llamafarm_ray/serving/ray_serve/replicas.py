@@ -81,7 +81,7 @@ def replica_placements() -> tuple[set[str], set[str]]:
     return pending, placed
 
 
-def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOAD_S) -> list[str]:
+def load_everywhere(application: str, reference: str) -> list[str]:
     """Load a version on every running replica of an application; the engine names, one a replica.
 
     A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts. So does
@@ -91,7 +91,7 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
         DeploymentError: the application isn't running, or a replica could not load it in time.
         UserError: the version does not fit the application's base.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _LOAD_S
     while time.monotonic() < deadline:
         replicas = running_replicas(application)
         if not replicas:
@@ -135,7 +135,6 @@ class RunningReplica:
     """A replica of a deployment.
 
     Attributes:
-        id: Serve's.
         node: the address of the machine that it runs on; empty while it has none.
         state: Serve's, such as ``RUNNING`` or ``STARTING``.
         activity: its statistics; ``None`` where it does not run, answers late, or is another's.
@@ -152,11 +151,9 @@ class RunningApplication:
     """An application of Serve.
 
     Attributes:
-        name: its name.
         route_prefix: start of its routes.
         status: Serve's, such as ``RUNNING`` or ``DEPLOYING``.
         message: its problem, in Serve's words.
-        replicas: of its models.
     """
 
     name: str
@@ -191,11 +188,7 @@ def applications() -> list[RunningApplication]:
 
 
 class RayFleet:
-    """The running replicas of an application, as the rollouts' controller asks them.
-
-    Args:
-        application: the Serve application's name.
-    """
+    """The running replicas of an application, as the rollouts' controller asks them."""
 
     def __init__(self, application: str) -> None:
         self._application = application

@@ -63,10 +63,8 @@ def decide(
     dwell and the candidate ``min_requests`` in it.
 
     Args:
-        rollout: its record.
         evidence: evidence on both variants.
         candidate: the candidate's record, for its evaluation results.
-        now: the time.
         version_at: gives what an alias of the model points at, for guards that compare with it.
     """
     broken = broken_guard(rollout, evidence, candidate, version_at)
@@ -165,8 +163,7 @@ class RolloutController:
     ``observations`` again, and of two that decide the same the second changes nothing.
 
     Args:
-        registry: registry with the rollouts.
-        observations: source of their variants' statistics.
+        observations: source of the variants' statistics.
         load: has every replica load a version (``name:version``) and returns when they have. It is called when a
             rollout is first seen, and again before each step and promotion, as replicas may have come meanwhile.
         serves: tells of a candidate whether it is served where ``load`` loads; others' rollouts are left alone.

@@ -36,10 +36,6 @@ class FleetObservations:
     Replicas keep what they saw until the rollout is over, so a controller that begins anew gets all of it again. A
     replica that dies takes along what it has not handed over yet: to a controller that lives on that is the last
     second; one that begins anew never hears of that replica. Nothing that was handed over is ever taken back.
-
-    Args:
-        fleet: the replicas.
-        ratings: source of users' ratings.
     """
 
     def __init__(self, fleet: Fleet, ratings: Ratings) -> None:

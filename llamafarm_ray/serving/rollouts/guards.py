@@ -34,7 +34,6 @@ class Evidence:
 
     Attributes:
         baseline: statistics of the baseline, all windows together.
-        candidate: statistics of the candidate.
         step: the plan's step that ``step_requests`` is about.
         step_requests: the candidate's requests in windows that began in that step.
         logs: by guard, the log likelihood ratio of each alternative.
@@ -78,8 +77,6 @@ def broken_guard(
     """Return the reason in words that the candidate must go, or ``None``.
 
     Args:
-        rollout: rollout with the guards.
-        evidence: evidence so far.
         candidate: the candidate, for its evaluation results: one that fails, or was measured again and fails now.
         version_at: gives what an alias of the model points at, for goals that compare with it.
     """
@@ -99,8 +96,6 @@ class GuardEvidence:
     """Evidence against a guard.
 
     Attributes:
-        name: the guard's.
-        limit: its bound.
         measured: the measured value, all requests together; ``None`` where that is not known yet.
         share: the evidence against the candidate over that which breaks the guard, both as logarithms, so that equal
             requests add equal parts; 0 where there is none, 1 and more where it is broken.

@@ -27,7 +27,6 @@ class Mirror:
     """Sends copies of requests to an engine's app and drops the answers.
 
     Args:
-        app: the engine's own HTTP app.
         use: has a version ready for the time of a block.
         on_finished: called with each copy that the shadow is done with, one that it could not be loaded for too.
         most_at_once: greatest number of copies under way. Further ones are not sent: a slow shadow must not
@@ -52,7 +51,6 @@ class Mirror:
         """Start a copy of a request.
 
         Args:
-            scope: the request's.
             body: its body, as parsed from JSON.
             shadow: version that gets the copy.
 

@@ -31,8 +31,7 @@ class VariantProgress(_Told):
 
     Attributes:
         requests: number of ended requests, failed ones included.
-        errors: number of failed requests.
-        p95_latency_s: the 95th percentile of those that did not fail; ``None`` where there are none.
+        p95_latency_s: the 95th percentile of requests that did not fail; ``None`` where there are none.
         ratings: number of ratings, where they are read.
         mean_rating: their mean, 0 to 1; ``None`` where there are none.
     """
@@ -57,7 +56,6 @@ class Comparison(_Told):
     """Leading variant of an A/B rollout.
 
     Attributes:
-        metric: compared metric.
         leader: ``candidate`` or ``baseline``; empty while nothing was measured of one of them, or they are equal.
         sureness: confidence in that, 0 to 1, at all looks together.
         needed: required confidence.
@@ -87,11 +85,7 @@ class RolloutProgress(_Told):
     Attributes:
         until: the end of the newest window of time with a request; where there was none yet, when the rollout began.
         next: the controller's last decision in words: its next step, or the condition for it.
-        baseline: statistics of the baseline.
-        candidate: likewise.
-        step_requests: the candidate's requests in the current step.
-        guards: those that are set, but for evaluation results.
-        comparison: of an A/B rollout.
+        guards: guards that are set, but for evaluation results.
     """
 
     until: dt.datetime
@@ -107,8 +101,6 @@ def progress_of(rollout: RolloutRecord, evidence: Evidence, until: dt.datetime, 
     """Return the progress of a rollout by a controller's evidence.
 
     Args:
-        rollout: its record.
-        evidence: evidence so far.
         until: the end of the newest window in it.
         decided: reason for the controller's last decision, in words.
     """

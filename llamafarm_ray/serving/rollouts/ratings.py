@@ -32,7 +32,6 @@ class Ratings(Protocol):
         """Return ratings of the baseline and of the candidate since the last call; may block.
 
         Args:
-            rollout: rollout of the versions.
             is_anew: give all that was said since it began.
 
         Raises:
@@ -56,7 +55,6 @@ class StoredRatings:
     It looks every 2 seconds at most, and less often where looking takes long: a twentieth of the time is spent on it.
 
     Args:
-        home: the registry's home.
         clock: seconds, never going back.
         now: the time, by which files have their names.
     """
@@ -107,7 +105,6 @@ def ratings_since(home: Location, refs: Collection[str], begun: dt.datetime) -> 
     """Return the ratings of some versions since a time, each from 0 to 1.
 
     Args:
-        home: the registry's home.
         refs: versions as ``name:version``.
         begun: the first moment.
     """

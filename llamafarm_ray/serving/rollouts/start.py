@@ -67,7 +67,6 @@ def start_rollout(
     """Split an alias's requests between the version it points at and another, as a configuration says.
 
     Args:
-        registry: registry with the alias.
         reference: the other version, ``name:version``; a ``name`` alone is its highest.
         alias: the alias of the same model, such as ``production``.
         config: its ``deployment.rollout``.
@@ -101,8 +100,6 @@ def roll_out(
     that is production, or is being rolled out to it, is left as it is.
 
     Args:
-        registry: registry with the versions.
-        references: the versions.
         config: their ``deployment.rollout``.
         reason: reason, for the history.
         once: leave a version alone that was production before, or was rolled out to it: what became of that stands.

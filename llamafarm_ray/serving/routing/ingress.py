@@ -30,7 +30,6 @@ class Routing:
     """ASGI middleware that answers the proxy; all else is the application's.
 
     Args:
-        app: the application.
         decide: gives the answers; a Serve or runtime error of it is a 503, which the proxy gives its client.
     """
 

@@ -22,11 +22,8 @@ class Target:
     """Target of a request: the base model itself (no ``digest``), or one version of an adapter.
 
     Attributes:
-        engine_name: its name in the engine.
         ref: ``name:version``, or the base's name.
-        digest: of its manifest.
         variant: its side of a rollout; ``None`` without a running rollout of the requested alias.
-        rollout: the id of that rollout.
         shadow: version that gets a copy of the request; its answer is dropped.
     """
 
@@ -68,10 +65,6 @@ def resolve(
     means the alias; whoever names a version gets that version.
 
     Args:
-        model: model of the request.
-        state: the registry's.
-        base_name: name of the served base model in requests.
-        base_digest: the digest of its manifest.
         caller: sender of the request, who gets the same variant of a rollout each time.
 
     Raises:
@@ -140,11 +133,6 @@ def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) 
 
     Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others. Quantized
     safetensors are deployed by themselves.
-
-    Args:
-        record: the version.
-        state: the registry's.
-        base_digest: the digest of the base model's manifest.
     """
     registered = record.registered
     match registered.kind:

@@ -44,12 +44,7 @@ class HeaderSigner:
 
 
 class VerifiedHeader:
-    """ASGI middleware that passes on a router's decision without its seal, and drops unsigned ones.
-
-    Args:
-        app: the application.
-        seal: the router's.
-    """
+    """ASGI middleware that passes on a router's decision without its seal, and drops unsigned ones."""
 
     def __init__(self, app: App, seal: HeaderSigner) -> None:
         self._app = app

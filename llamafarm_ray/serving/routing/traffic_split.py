@@ -53,7 +53,6 @@ def position(rollout: str, key: str) -> float:
 
     Args:
         rollout: its id. As a salt it makes the rollouts independent: nobody is always the first to try what is new.
-        key: the caller's.
     """
     digest = hashlib.sha256(f"{rollout}\0{key}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 * 100
@@ -66,7 +65,6 @@ def gets_candidate(rollout: str, key: str, percent: float) -> bool:
     request is drawn anew.
 
     Args:
-        rollout: the rollout's id.
         key: the caller's; empty where it says nothing.
         percent: the candidate's share of the traffic, 0 to 100.
     """

@@ -18,12 +18,9 @@ class ApplicationSettings(TypedDict):
 
     Attributes:
         home: URI of the registry's home that it serves from.
-        base_name: name of its base model in requests.
-        base_digest: of that model's manifest.
         require_key: True if its requests need a key; ``None``: once the registry has principals.
         allowed_hosts: names in the public DNS that requests without a key may call it by.
         allowed_origins: origins whose web pages may read its answers.
-        max_body_bytes: the largest body of a request.
         max_requests: most requests that wait for a first replica.
         timeout_s: seconds that each of them waits.
     """

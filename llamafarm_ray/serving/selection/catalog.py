@@ -44,8 +44,6 @@ class ModelCatalog:
     """The models of an application, described.
 
     Args:
-        base_name: name of the base model in requests.
-        base_digest: of its manifest.
         kinds: the requests that the engine answers: :data:`WRITES` or :data:`VECTORS`.
         base_url: root of their routes, for :attr:`.model_selection.Offer.base_url`.
     """

@@ -25,7 +25,6 @@ class Offer:
     """Catalog entry of a model that requests can name.
 
     Attributes:
-        model: its name, as a request says it.
         version: version that answers to it: ``name:version``, or the base's name for the base.
         kinds: the requests that its application answers: ``chat`` and ``completions``, or ``embeddings``.
         tasks: its tasks: the capabilities that it was registered with; without any, its kinds.
@@ -94,7 +93,6 @@ class LeftOut:
     Attributes:
         model: its name; empty for a whole application.
         base_url: root of its routes.
-        reason: reason against it.
     """
 
     model: str
@@ -111,8 +109,7 @@ class Selection:
         version: the version that it means now; send this to keep to it.
         base_url: the OpenAI-compatible root to send requests to.
         reason: reason for the choice.
-        offer: all that is known of it.
-        left_out: those that were not chosen, each with its reason.
+        left_out: offers that were not chosen, each with its reason.
     """
 
     model: str

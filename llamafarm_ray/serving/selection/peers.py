@@ -46,7 +46,6 @@ class Figures:
 
     Attributes:
         kinds: the requests that its engine answers (:mod:`.catalog`); empty as long as no replica has said.
-        latencies: of its versions.
     """
 
     kinds: tuple[str, ...] = ()
@@ -57,7 +56,6 @@ class Figures:
         """Return the figures of the replicas' reports; the engine's own answer holds for an application without any.
 
         Args:
-            activities: of the replicas that answer.
             before: figures known until now.
         """
         kinds = next((one.kinds for one in activities if one.kinds), before.kinds)
@@ -69,10 +67,7 @@ class Peer:
     """Another application.
 
     Attributes:
-        application: the Serve application's name.
         root: the absolute path that its routes begin with, such as ``/scholar``; empty for the prefix ``/``.
-        base_name: name of its base model in requests.
-        base_digest: of that model's manifest.
         require_key: True if its requests need a key; ``None``: once the registry has principals.
         allowed_hosts: names in the public DNS, in lower case, that requests without a key may call it by.
         allowed_origins: origins whose web pages may read its answers.
@@ -109,12 +104,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Figures that a controller gives its replicas.
-
-    Attributes:
-        figures: of their own application.
-        peers: the other ones.
-    """
+    """Figures that a controller gives its replicas."""
 
     figures: Figures = field(default_factory=Figures)
     peers: tuple[Peer, ...] = ()
@@ -219,8 +209,6 @@ class PeerModels:
 
         Args:
             peers: the other applications.
-            state: the registry's.
-            caller: sender of the request.
             headers: of the request, names in lower case.
         """
         kept, self._offers = self._offers, {}

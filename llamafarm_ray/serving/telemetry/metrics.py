@@ -28,7 +28,6 @@ class Telemetry:
             in Prometheus for as long as the replica lives.
 
     Attributes:
-        windows: statistics of rollouts.
         recent: recent requests by version.
         num_waiting: requests that wait for their turn at the engine.
     """

@@ -111,8 +111,6 @@ class OtlpSpan(Span):
     """One request, told to a collector.
 
     Args:
-        scope: of the request.
-        span: span of the SDK.
         operation: operation name of the route in the conventions.
         log_prompts: True if the prompt is part of it.
     """

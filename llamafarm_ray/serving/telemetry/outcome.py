@@ -39,11 +39,8 @@ class FinishedRequest:
 
     Attributes:
         target: version that answered, with its side of a rollout.
-        end: its end.
         latency_s: seconds from its turn at the engine to the end of the response.
         first_token_s: seconds until a stream's first event; ``None`` of what was no stream or had none.
-        prompt_tokens: tokens of the prompt, as the engine counted them.
-        completion_tokens: tokens of the answer.
         status: of the HTTP response, or of the error that ended a stream; 0 where none was sent.
     """
 
@@ -69,20 +66,12 @@ class ResponseWatch:
     Args:
         send: receiver of the response; events of a stream are expected whole.
         is_gone: tells whether the client has gone away.
-        clock: seconds, never going back.
     """
 
-    def __init__(
-        self,
-        send: Send,
-        is_gone: Callable[[], bool] = lambda: False,
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, send: Send, is_gone: Callable[[], bool]) -> None:
         self._send = send
         self._is_gone = is_gone
-        self._clock = clock
-        self._begun = clock()
+        self._begun = time.perf_counter()
         self._first_s: float | None = None
         self._status = 0
         self._is_stream = False
@@ -110,13 +99,12 @@ class ResponseWatch:
         """Return the outcome, once the engine's app has returned or failed.
 
         Args:
-            target: version that answered.
             usage: the tokens it took.
         """
         return FinishedRequest(
             target=target,
             end=self._end(),
-            latency_s=self._clock() - self._begun,
+            latency_s=time.perf_counter() - self._begun,
             first_token_s=self._first_s,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -134,7 +122,7 @@ class ResponseWatch:
 
     def _see_events(self, events: bytes) -> None:
         if self._first_s is None:
-            self._first_s = self._clock() - self._begun
+            self._first_s = time.perf_counter() - self._begun
         if _ERROR_EVENT in events:
             for event in events.split(_EVENT_END):
                 if event.startswith(_ERROR_EVENT):

@@ -56,7 +56,6 @@ class Activity:
     """Statistics of a replica.
 
     Attributes:
-        base_model: the name of the base model that it serves.
         loaded: the engine names of the versions that are ready, sorted.
         num_waiting: requests that wait for their turn at the engine.
         seen: its requests by version, ``name:version`` or the base's name.
@@ -112,8 +111,6 @@ class RecentRequests:
 
         Args:
             ref: version that answered, ``name:version`` or the base's name.
-            end: its end.
-            latency_s: its duration.
         """
         if end in {End.REFUSED, End.CANCELLED}:
             return

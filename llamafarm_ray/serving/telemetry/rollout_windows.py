@@ -95,10 +95,7 @@ class RolloutWindows:
         """Count a request that the engine finished, unless the client made a mistake or went away.
 
         Args:
-            rollout: the rollout's id.
             variant: variant of the request; a shadow's is the candidate's.
-            end: its end.
-            latency_s: its duration.
         """
         if end in {End.REFUSED, End.CANCELLED}:
             return

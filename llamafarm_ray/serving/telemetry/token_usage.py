@@ -59,7 +59,6 @@ class UsageMeter:
     Of a stream that is cut off, each event counts as one token of the answer.
 
     Args:
-        send: receiver of the response.
         usage: receives the counts.
         hide: leave out the event with the usage, which the client did not ask for.
     """

@@ -18,11 +18,7 @@ __all__ = ["Span", "Tracing", "open_tracing", "tracing_environment"]
 
 
 class Span:
-    """Span of a request; this one records nothing.
-
-    Args:
-        scope: of the request.
-    """
+    """Span of a request; this one records nothing."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -57,12 +53,7 @@ class Tracing:
         yield Span(scope)
 
     def step(self, name: str, target: Target | None = None) -> AbstractContextManager[None]:
-        """Trace what happens inside the block, as part of the request that waits for it, if any does.
-
-        Args:
-            name: name of the step.
-            target: version of the step.
-        """
+        """Trace what happens inside the block, as part of the request that waits for it, if any does."""
         return _nothing(name, target)
 
     async def close(self) -> None:
@@ -93,7 +84,6 @@ def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) ->
 
     Args:
         endpoint: URL of the endpoint; without one the result is empty.
-        environment: of this process.
     """
     if endpoint is None:
         return {}

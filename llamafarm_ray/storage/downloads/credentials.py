@@ -77,23 +77,21 @@ def basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
-def hub_token(environment: Mapping[str, str] | None = None) -> str | None:
+def hub_token() -> str | None:
     """Return the Hugging Face token: from the environment, else what `hf auth login` wrote."""
-    environment = os.environ if environment is None else environment
     for name in _HUB_TOKENS:
-        if token := environment.get(name, "").strip():
+        if token := os.environ.get(name, "").strip():
             return token
-    home = Path(environment.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     try:
-        return Path(environment.get("HF_TOKEN_PATH", home / "token")).expanduser().read_text("utf-8").strip() or None
+        return Path(os.environ.get("HF_TOKEN_PATH", home / "token")).expanduser().read_text("utf-8").strip() or None
     except OSError:
         return None
 
 
-def docker_login(registry: str, environment: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+def docker_login(registry: str) -> tuple[str, str] | None:
     """Return the user and password that `docker login` or `oras login` stored for a registry."""
-    environment = os.environ if environment is None else environment
-    folder = Path(environment.get("DOCKER_CONFIG", "~/.docker")).expanduser()
+    folder = Path(os.environ.get("DOCKER_CONFIG", "~/.docker")).expanduser()
     try:
         stored = json.loads((folder / "config.json").read_text("utf-8"))["auths"][registry]["auth"]
         user, found, password = base64.b64decode(stored).decode().partition(":")

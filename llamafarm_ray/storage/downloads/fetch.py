@@ -57,7 +57,6 @@ def fetch(
 
     Args:
         wanted: the files; those that are in the folder under their names are not among them.
-        folder: destination of the files.
         patience: limits of time and tries.
         progress: called as bytes arrive, from several threads.
         note: called with what a user should know: that a file changed, or that its server knows no ranges.

@@ -17,8 +17,6 @@ class InOrderDigest:
     """A digest that follows the finished pieces as far as they are without a gap.
 
     Args:
-        descriptor: the file's.
-        piece_bytes: the size of a piece.
         size_bytes: the size of the file, where it is known.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import yaml
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.formats.gguf import read_gguf
+from llamafarm_ray.storage.local import write_whole
 from llamafarm_ray.types import Digest
 
 __all__ = ["DownloadRecord", "FileRecord", "boot_id", "find_licence"]
@@ -28,8 +28,6 @@ class FileRecord:
     """A file of a download.
 
     Attributes:
-        path: its place in the folder.
-        size_bytes: its size.
         digest: its sha256.
         modified_ns: the time of its last change when its bytes were checked.
         address: address of its origin, without secrets.
@@ -54,9 +52,6 @@ class DownloadRecord:
         revision: the revision that was asked for; empty for the newest.
         include: the patterns that were asked for.
         resolved: the resolved revision: a commit, a digest, a digest of ETags.
-        name: name of the model in requests.
-        manifest: the digest of the manifest of its files.
-        files: its files.
         licence: an SPDX id where the source names one.
         downloaded_at: time of the download, in ISO 8601.
         boot: the machine's boot in which its bytes were checked.
@@ -99,10 +94,7 @@ class DownloadRecord:
 
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(self.to_json(), indent=2) + "\n")
 
 
 def boot_id() -> str:

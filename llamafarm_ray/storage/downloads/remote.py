@@ -100,7 +100,6 @@ class Wanted:
     Attributes:
         path: its place below the target folder, with ``/``.
         remote: source of its bytes.
-        size_bytes: its size.
         digest: its sha256.
         git_digest: the id that git gives it, the sha1 of ``blob``, the size and the bytes, in hexadecimal digits.
         validator: its ETag.

@@ -13,6 +13,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llamafarm_ray.storage.local import write_whole
+
 __all__ = ["Head", "Sidecar"]
 
 _FORMAT = 2
@@ -34,7 +36,6 @@ class Sidecar:
     """The sidecar at a path.
 
     Args:
-        path: path of the file.
         head: its first line.
         pieces: the digest of each finished piece in hexadecimal digits.
         begun: the number of bytes, and their digest, of each piece under way.
@@ -51,9 +52,7 @@ class Sidecar:
     @classmethod
     def create(cls, path: Path, head: Head) -> Sidecar:
         """Write a new sidecar without finished pieces, whole or not at all."""
-        partial = path.with_name(f"{path.name}.new")
-        partial.write_text(json.dumps(asdict(head)) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(head)) + "\n")
         return cls(path, head, {})
 
     @classmethod

@@ -32,12 +32,7 @@ __all__ = ["Staging"]
 
 
 class Staging:
-    """The folder of one unfinished download; the holder of its lock may write to it.
-
-    Args:
-        folder: folder of the staged files, in the cache's own file system.
-        cache: cache that may have files already.
-    """
+    """The folder of one unfinished download; the holder of its lock may write to it."""
 
     def __init__(self, folder: Path, cache: Cache) -> None:
         self._folder = folder
@@ -60,7 +55,6 @@ class Staging:
         """Fetch the files that are neither here nor in the cache; return all files.
 
         Args:
-            listing: the files.
             patience: limits of time and tries.
             progress: told of bytes.
             note: told what a user should know.

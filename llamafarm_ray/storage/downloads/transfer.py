@@ -52,13 +52,11 @@ class Transfer:
     """The transfer of one file; its methods may run in several threads.
 
     Args:
-        wanted: the file.
         target: destination; its folder exists.
         patience: limits of time and tries.
         count: told of bytes.
         note: told what a user should know.
         stop: set when everything is to end.
-        piece_bytes: the size of a piece.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from llamafarm_ray.storage.downloads.addresses import origin, shown
 from llamafarm_ray.storage.downloads.credentials import Credentials, bearer_variable
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, TransientError
 
-__all__ = ["Refusal", "Web", "WebFile"]
+__all__ = ["Refusal", "Web", "WebFile", "trusted_authorities"]
 
 Refusal = Callable[[httpx.Response], LlamaFarmError | None]
 """Makes an error of an answer that says no, where a source knows more than its status."""
@@ -36,7 +36,7 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 @functools.cache
-def _trusted() -> ssl.SSLContext:
+def trusted_authorities() -> ssl.SSLContext:
     """Return the trusted authorities, shared: reading them takes each client a tenth of a second."""
     return httpx.create_ssl_context()
 
@@ -55,7 +55,7 @@ class Web:
         self.patience = patience
         self._client = httpx.Client(
             follow_redirects=False,
-            verify=_trusted(),
+            verify=trusted_authorities(),
             timeout=httpx.Timeout(patience.read_s, connect=patience.connect_s, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections),
             headers={"User-Agent": f"llamafarm/{__version__}", "Accept-Encoding": "identity"},
@@ -74,7 +74,6 @@ class Web:
         """Ask for a URL; the answer's body is not read yet.
 
         Args:
-            url: URL to request.
             headers: headers besides the credentials.
             refusal: called with an answer that says no.
 
@@ -168,26 +167,20 @@ class WebFile:
     """A file at a URL.
 
     Args:
-        web: the client.
-        url: address of the file.
         refusal: makes an error of an answer that says no.
-        headers: headers of requests besides the credentials.
     """
 
-    def __init__(
-        self, web: Web, url: str, *, refusal: Refusal = lambda _: None, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, web: Web, url: str, *, refusal: Refusal = lambda _: None) -> None:
         self._web = web
         self._url = url
         self._refusal = refusal
-        self._headers = dict(headers or {})
         self._resolved: str | None = None
         self.shown = shown(url)
 
     @contextlib.contextmanager
     def read(self, begin: int, end: int) -> Iterator[Answer]:
         """Ask for a range of bytes, at the place that the first answer was redirected to."""
-        headers = {**self._headers, "Range": f"bytes={begin}-{end - 1}"}
+        headers = {"Range": f"bytes={begin}-{end - 1}"}
         resolved = self._resolved
         url = resolved or self._url
         try:

@@ -40,14 +40,7 @@ _RULES = {
 
 @dataclass(frozen=True, slots=True)
 class NotFinite:
-    """A tensor with a NaN or an infinity in it; as a text, the finding.
-
-    Attributes:
-        file: the name of the file that it is in.
-        tensor: its name.
-        num_values: number of its values.
-        num_not_finite: number of NaN and infinite ones.
-    """
+    """A tensor with a NaN or an infinity in it; as a text, the finding."""
 
     file: str
     tensor: str

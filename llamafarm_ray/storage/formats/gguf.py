@@ -54,11 +54,9 @@ class GgufTensor:
     """A tensor of a file.
 
     Attributes:
-        name: its name.
         shape: the fastest dimension first.
         kind: llama.cpp's number of its type.
         begin: the place of its first byte in the file.
-        size_bytes: its length.
     """
 
     name: str
@@ -204,7 +202,7 @@ def _read(reader: _Reader, size_bytes: int) -> GgufHeader:
             raise ValueError(f"it has the fact {name!r} twice")
         facts[name] = reader.value(reader.number("I"))
     if not isinstance(facts.get("general.architecture"), str):
-        raise ValueError("it names no general.architecture")  # noqa: TRY004  (one kind of finding)
+        raise ValueError("it names no general.architecture")
     tensors = [_tensor(reader) for _ in range(num_tensors)]
     alignment = facts.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):

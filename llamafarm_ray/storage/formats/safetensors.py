@@ -46,7 +46,6 @@ def read_tensors(path: Path, *, shown: str | None = None) -> tuple[TensorEntry, 
     """Return the tensors of a file's header, in the order of the bytes, checked against the format and the file's size.
 
     Args:
-        path: the file.
         shown: its name in errors; by default the path.
 
     Raises:
@@ -126,7 +125,7 @@ def _tensors(header: dict[str, object], begin: int, size_bytes: int) -> tuple[Te
 def _entry(name: str, tensor: object, data_begin: int) -> TensorEntry:
     """A tensor's entry, checked."""
     if not isinstance(tensor, dict):
-        raise ValueError(f"the tensor {name!r} is no object")  # noqa: TRY004  (one kind of finding)
+        raise ValueError(f"the tensor {name!r} is no object")
     dtype, shape, offsets = tensor.get("dtype"), tensor.get("shape"), tensor.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
         raise ValueError(f"the tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")

@@ -33,7 +33,6 @@ def read_weight_map(data: bytes, *, shown: str) -> dict[str, str]:
     """Return the file of each tensor.
 
     Args:
-        data: the index.
         shown: its name in errors.
 
     Raises:
@@ -76,8 +75,7 @@ def refuse_missing(missing: Collection[str], index: str, shown: str) -> None:
     """Refuse weights without some of their files.
 
     Args:
-        missing: the files.
-        index: path of the index that names them.
+        index: path of the index that names the files.
         shown: the model's name in errors.
 
     Raises:
@@ -95,7 +93,6 @@ def check_shards(folder: Path, *, shown: str = "", headers: bool = True) -> None
     """Check that each file that an index names is there, and holds the tensors that the index says.
 
     Args:
-        folder: a model's folder.
         shown: the model's name in errors; by default the folder.
         headers: read the headers of the files for their tensors.
 

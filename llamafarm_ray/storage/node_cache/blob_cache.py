@@ -32,11 +32,7 @@ _STALE_S = 24 * 3600
 
 
 class BlobCache:
-    """The folders ``blobs/``, ``partial/`` and the blobs' locks in a cache.
-
-    Args:
-        folder: the cache.
-    """
+    """The folders ``blobs/``, ``partial/`` and the blobs' locks in a cache."""
 
     def __init__(self, folder: Path) -> None:
         self._blobs = folder / "blobs"

@@ -72,8 +72,8 @@ class Cache:
             hold(self._at.in_use(digest))
             try:
                 return self._checked(digest, download)
-            except BaseException:
-                let_go(self._at.in_use(digest))  # who got nothing has nothing to release
+            except BaseException:  # Ctrl-C too: a caller that got no folder releases none
+                let_go(self._at.in_use(digest))
                 raise
         except OSError as error:
             raise StorageError(
@@ -117,7 +117,7 @@ class Cache:
                 with exclusive(self._at.fill(digest)):
                     if folder.is_dir() or self._expand(digest):
                         return folder
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a caller that got no folder releases none
             let_go(self._at.in_use(digest))
             raise
         let_go(self._at.in_use(digest))

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.storage.local import write_whole
 from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest
@@ -84,11 +85,7 @@ class CacheLayout:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write a version's manifest, whole or not at all."""
-        path = self.manifest(manifest.digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        partial.write_bytes(manifest.to_bytes())
-        partial.replace(path)
+        write_whole(self.manifest(manifest.digest), manifest.to_bytes())
 
     def drop_unfinished(self) -> None:
         """Delete the folders of processes that were killed, whose links keep blobs from being deleted."""

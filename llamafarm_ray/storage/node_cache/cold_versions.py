@@ -33,10 +33,6 @@ class ColdVersions:
     """The compressed versions of a cache.
 
     Files that are compressed are those that only cold versions have; the others stay as they are.
-
-    Args:
-        layout: paths of the cache.
-        blobs: its blobs.
     """
 
     def __init__(self, layout: CacheLayout, blobs: BlobCache) -> None:
@@ -62,8 +58,7 @@ class ColdVersions:
         """Compress a version, unless it is in use or pinned.
 
         Args:
-            digest: the version.
-            among: it and the others that are compressed in the same go, with which it may share files.
+            among: the version and the others that are compressed in the same go, with which it may share files.
 
         Returns:
             bytes that are free again; 0 where compressing saves nothing, ``None`` for a version that has to stay as it

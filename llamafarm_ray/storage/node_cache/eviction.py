@@ -24,7 +24,6 @@ def fetch_cost_s(place: str, size_bytes: int) -> float:
 
     Args:
         place: ``local`` for a folder or home of this machine, ``home`` for a home elsewhere, else any other source.
-        size_bytes: their size.
     """
     return _START_S.get(place, _ELSEWHERE_S) + size_bytes / _BYTES_PER_S.get(place, _ELSEWHERE_BYTES_PER_S)
 
@@ -34,7 +33,6 @@ def value(cost_s: float, size_bytes: int, unused_s: float) -> float:
 
     Args:
         cost_s: seconds to get it again.
-        size_bytes: its size.
         unused_s: seconds since its last use.
     """
     return cost_s / max(size_bytes, 1) / max(unused_s, _SHORTEST_AGE_S)
@@ -65,7 +63,6 @@ def plan(folders: Sequence[tuple[Digest, Path]], size_bytes: int, max_bytes: int
 
     Args:
         folders: the versions that may go, in that order, and their folders of links to blobs.
-        size_bytes: the size of the cache.
         max_bytes: greatest number of bytes that stay.
     """
     links: Counter[int] = Counter()

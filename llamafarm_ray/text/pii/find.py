@@ -18,7 +18,6 @@ def find_pii(text: str, kinds: Collection[str] = KINDS, *, regions: Sequence[str
     """Return the personal data in ``text``, by place; no two overlap.
 
     Args:
-        text: any text.
         kinds: kinds to look for, of ``KINDS``.
         regions: countries (ISO 3166, "DE") whose phone numbers are recognized without a country prefix.
     """

@@ -56,12 +56,10 @@ def packed_attention(
     """An attention function in transformers' form.
 
     Args:
-        module: the attention layer.
         query: of shape (1, heads, T, head size) where packed.
         key: of shape (1, key heads, T, head size).
         value: likewise.
         attention_mask: of a padded batch.
-        dropout: of the attention's weights.
         scaling: of the scores; by default one over the root of the head size.
         sliding_window: number of tokens back that a token sees, itself included.
         cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
@@ -108,8 +106,6 @@ class _Packed:
         bounds: of the sequences, int32 of shape (S + 1,).
         longest: tokens of the longest one; 0 where it is not known.
         num_shared: tokens of the first sequence, if it is a prefix that the others share; else 0.
-        dropout: of the attention's weights.
-        scaling: of the scores.
         window: number of tokens back that a token sees, itself included.
         is_causal: True if a token sees none after it.
     """
@@ -190,10 +186,8 @@ def _mask_of(length: int, before: int, window: int | None, device: torch.device)
     """Return which keys each of a sequence's tokens sees; None where the plain causal mask says the same.
 
     Args:
-        length: tokens of the sequence.
         before: keys of the shared prefix, which come first.
         window: number of tokens back that a token sees, itself included.
-        device: of the mask.
     """
     is_windowed = bool(window) and length + before > (window or 0)
     if not before and not is_windowed:

@@ -21,7 +21,6 @@ def use_fused_kernels(model: PreTrainedModel, wanted: Literal["auto"] | bool, de
     Args:
         model: not yet wrapped.
         wanted: ``"auto"`` uses them on GPUs where the package is installed.
-        device: device of the model.
 
     Returns:
         True if they are in use.

@@ -32,12 +32,7 @@ _LOGIT_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """Bytes of activations on one device.
-
-    Args:
-        shape: the model.
-        setup: the run.
-    """
+    """Bytes of activations on one device."""
 
     shape: ModelShape
     setup: Setup

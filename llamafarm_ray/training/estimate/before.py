@@ -27,8 +27,6 @@ def check_before_start(
     memory is not known here.
 
     Args:
-        base_model: its folder.
-        setup: the run.
         gpu_memory_bytes: memory of one GPU; unused on CPUs.
         num_nodes: machines of the cluster.
         reasons: gets a sentence where it will be tight.

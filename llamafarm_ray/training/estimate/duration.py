@@ -28,7 +28,6 @@ class DurationEstimate:
     """Time and money.
 
     Args:
-        tokens: tokens of the run.
         tokens_per_s: of all devices together.
         seconds: of the training itself, without loading and saving.
         dollars: for all devices; None where the price is unknown.
@@ -66,8 +65,6 @@ def estimate_duration(
     """Time and cost of training on ``num_tokens`` tokens.
 
     Args:
-        shape: the model.
-        setup: the run.
         machine: ``setup.num_workers`` of its devices are used.
         tables: assumed figures of several workers and of offloading.
         num_tokens: rows times epochs times their length.

@@ -30,8 +30,6 @@ class Alternative:
 
     Args:
         changes: dotted keys of the configuration and what they would have to be.
-        setup: the run with the changes.
-        memory: its memory.
     """
 
     changes: dict[str, object]
@@ -63,8 +61,6 @@ def check_fits(shape: ModelShape, setup: Setup, memory_bytes: int) -> MemoryEsti
     """Return a run's memory, if it may fit.
 
     Args:
-        shape: the model.
-        setup: the run.
         memory_bytes: memory of one worker's device; on CPUs its share of what is left.
 
     Returns:
@@ -103,7 +99,6 @@ def find_alternatives(shape: ModelShape, setup: Setup, memory_bytes: int) -> lis
     """Runs that fit: the fewest changes first, none of them more than is needed.
 
     Args:
-        shape: the model.
         setup: a run that does not fit.
         memory_bytes: memory of one worker's device.
     """

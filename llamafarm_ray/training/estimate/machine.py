@@ -25,9 +25,7 @@ class Machine:
     """Devices of one kind.
 
     Args:
-        name: common name of the device.
         kind: its kind, by torch's name.
-        num_devices: number of devices.
         memory_bytes: memory of each.
         flops: operations a second that training reaches on each, by number format.
         price_per_hour: US dollars for each; None where unknown.

@@ -27,8 +27,6 @@ class Option:
 
     Args:
         setup: the run, with the batch that was found for it.
-        memory: of a device.
-        duration: of the run.
     """
 
     setup: Setup
@@ -51,23 +49,17 @@ class Option:
         }
 
 
-def recommend(
-    shape: ModelShape, setup: Setup, machine: Machine, tables: Tables, *, num_tokens: int, methods: tuple[str, ...] = ()
-) -> list[Option]:
+def recommend(shape: ModelShape, setup: Setup, machine: Machine, tables: Tables, *, num_tokens: int) -> list[Option]:
     """For each method and strategy that fits, the run with the largest useful batch; the fastest first.
 
     Without gradient checkpointing where a batch fits, since it computes a third more; with it where not.
 
     Args:
-        shape: the model.
         setup: settings shared by all runs: precision, length, number of workers.
-        machine: machine that they run on.
         tables: assumed figures.
-        num_tokens: of the run.
-        methods: those asked for; all by default.
     """
     options = []
-    for method in methods or METHODS:
+    for method in METHODS:
         found = [_largest(shape, run, machine, tables, num_tokens) for run in _runs(setup, method, offload="none")]
         if not any(found):
             found = [_largest(shape, run, machine, tables, num_tokens) for run in _runs(setup, method, offload="cpu")]

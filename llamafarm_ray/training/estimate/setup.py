@@ -21,9 +21,6 @@ class Setup:
     """A run's choices.
 
     Args:
-        method: one of `METHODS`.
-        parameters: of the method.
-        strategy: one of `STRATEGIES`.
         num_workers: devices, one a worker.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         batch_size: sequences of a worker's micro-batch.
@@ -31,7 +28,6 @@ class Setup:
         gradient_accumulation_steps: micro-batches of an optimizer step.
         gradient_checkpointing: True if activations are computed twice.
         offload: place for ZeRO's offloaded state.
-        device: device of the workers.
         tokens_per_batch: tokens that a micro-batch really has, padding included; ``batch_size * max_length`` unset.
         logit_positions: tokens of a micro-batch that are trained, so that logits are computed there; all unset.
         packed: True if sequences share a row, and none attends to another.
@@ -76,15 +72,11 @@ class Setup:
         """From a configuration in which ``auto`` has been decided.
 
         Args:
-            method: the method chosen.
             parameters: ``fine_tuning.parameters``.
             training: ``fine_tuning.training``.
             distributed: ``fine_tuning.distributed``, for ``offload``.
-            strategy: the strategy chosen.
-            num_workers: devices.
             precision: the number format chosen.
             max_length: the longest row, in tokens.
-            device: device of the workers.
             packed: True if rows are packed.
             tokens_per_batch: see the class.
             logit_positions: see the class.

@@ -52,14 +52,9 @@ class ModelShape:
     """A decoder's dimensions, named as in transformers' config.json.
 
     Args:
-        name: its name in reports.
         hidden_size: width of the residual stream.
         intermediate_size: width of the feed-forward network.
-        num_layers: blocks.
-        num_heads: attention heads.
         num_kv_heads: heads of keys and values.
-        head_dim: width of a head.
-        vocab_size: tokens.
         tied: True if the output head is the embedding's matrix.
         gated: True if the feed-forward network has a gate beside ``up``.
         qkv_bias: True if queries, keys and values have a bias.

@@ -25,7 +25,6 @@ class Device(_Row):
     """An accelerator.
 
     Attributes:
-        name: its common name.
         memory_gib: its memory, in GiB.
         tflops: dense peak in 1e12 operations a second by number format; formats it lacks are absent.
         price: US dollars an hour; None where nobody rents it out by a list.

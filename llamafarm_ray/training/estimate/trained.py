@@ -18,13 +18,7 @@ _ALIASES = {"c_attn": ("q_proj", "k_proj", "v_proj"), "c_fc": ("up_proj",), "qkv
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Weights that a method adds to a model, or trains of it.
-
-    Args:
-        shape: the model.
-        method: one of the methods.
-        parameters: of the method.
-    """
+    """Weights that a method adds to a model, or trains of it."""
 
     shape: ModelShape
     method: str

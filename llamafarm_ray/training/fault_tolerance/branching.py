@@ -39,8 +39,6 @@ def branch(facts: Mapping[str, object], store: CheckpointStore, begin_with: Begi
 
     Args:
         facts: facts that identify the new run.
-        store: its checkpoints.
-        begin_with: checkpoint to copy.
 
     Raises:
         InputError: there is no such checkpoint.

@@ -44,10 +44,8 @@ class Beat:
     """A worker's sign of life.
 
     Args:
-        rank: the worker.
         where: its process and machine, for people.
         doing: its activity, for people.
-        step: steps it has done.
         quiet_s: seconds since it last got on.
         usual_s: seconds that getting on takes usually; None where there is nothing to compare with.
         is_stepping: True if it takes steps now, which have a usual length, known yet or not.
@@ -70,7 +68,6 @@ class Stall:
 
     Args:
         num_workers: number of workers that give them.
-        started: time of the workers' start.
         earlier_s: the longest step of the starts before this one; it bounds the first steps, which nothing else does.
         beats: the last of each, with when it came.
     """

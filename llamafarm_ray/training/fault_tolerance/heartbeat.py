@@ -35,8 +35,6 @@ class Heartbeat:
 
     Args:
         channel: handle of a `ProgressChannel` actor.
-        attempt: number of this start of the workers.
-        rank: rank of the worker.
     """
 
     def __init__(self, channel: ActorHandle, attempt: int, rank: int) -> None:

@@ -29,9 +29,6 @@ def continue_or_begin(
     """Say where the run goes on, or make room for a new one.
 
     Args:
-        job: of the run.
-        facts: facts that identify the run.
-        store: its checkpoints.
         note: called with what there is to say.
         restart: forget an unfinished run.
 

@@ -45,8 +45,6 @@ class Hardware:
     """Hardware for the workers.
 
     Args:
-        num_cpus: CPUs of the cluster.
-        num_gpus: GPUs of the cluster.
         gpu_memory_bytes: memory of one GPU; 0 without.
         has_bf16: True if the GPUs, or without one the CPUs of every node, compute fast in bf16.
     """
@@ -88,9 +86,6 @@ def choose_method(
     """Walk the decision tree that this module begins with. A pure function: it looks at its arguments only.
 
     Args:
-        hardware: hardware found.
-        num_parameters: the model's.
-        num_rows: training rows.
         intent: purpose of the result; by default quality for its cost.
         parameters: the method's parameters that the user set, which are kept.
     """

@@ -286,8 +286,6 @@ def combine_adapters(
     """Write one LoRA adapter from several on the same base, through peft's ``add_weighted_adapter``.
 
     Args:
-        base: the base model's folder.
-        adapters: LoRA adapters' folders.
         weights: weight of each update; negative ones take away.
         output: an existing folder.
         method: see `COMBINATIONS`.

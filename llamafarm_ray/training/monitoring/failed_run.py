@@ -27,7 +27,6 @@ def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int
     Args:
         settings: decisions of the driver.
         folder: the run's output, where ``history.jsonl`` and ``report.html`` go.
-        total_steps: optimizer steps of the run.
         error: the failure; an alert of kind ``nan`` if it is the first to report a number that is not finite, else
             ``failure``.
 

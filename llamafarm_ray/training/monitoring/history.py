@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamafarm_ray.storage.local import read_json_lines, write_whole
 from llamafarm_ray.training.monitoring.alerts import Alert
 from llamafarm_ray.training.result import Progress
 
@@ -57,7 +58,6 @@ class History:
     """Everything of a run up to now, in memory.
 
     Args:
-        total_steps: steps that the whole run has.
         steps: of each step done.
         validations: of each validation done.
         checkpoints: of each checkpoint written.
@@ -87,14 +87,13 @@ class History:
 
         Args:
             path: ``history.jsonl``.
-            total_steps: steps of the run.
             steps_done: last step that counts; later ones will be done again. None: all count.
 
         Raises:
             OSError: the file is there and can't be read.
         """
         history = cls(total_steps)
-        for entry in _entries(path):
+        for entry in read_json_lines(path):
             if steps_done is None or entry.get("step", 0) <= steps_done:
                 history.add(entry)
         return history
@@ -160,25 +159,8 @@ def open_lines(
     Raises:
         OSError: it can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [line for line in _entries(path) if keep(line)]
-    new = path.with_suffix(".new")
-    new.write_text("".join(_line(one) for one in kept), encoding="utf-8")
-    new.replace(path)
+    write_whole(path, "".join(_line(one) for one in read_json_lines(path) if keep(one)))
     return functools.partial(append_lines, path)
-
-
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # cut when its writer was killed
-            if isinstance(value, dict):
-                yield value
 
 
 def _line(entry: Mapping[str, object]) -> str:

@@ -17,12 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class RunListeners:
-    """Tells log, metrics and traces of a run.
-
-    Args:
-        meters: metrics of the run.
-        traces: spans of the run.
-    """
+    """Tells log, metrics and traces of a run."""
 
     def __init__(self, meters: RunMeters, traces: RunTraces) -> None:
         self._meters = meters
@@ -39,7 +34,6 @@ class RunListeners:
         Args:
             name: the run's, for people.
             history: of earlier attempts.
-            devices: devices of the run.
             steps_done: the step that this attempt goes on from.
             traces: URL that spans are sent to, or None, and the driver's span.
         """

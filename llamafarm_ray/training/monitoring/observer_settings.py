@@ -26,12 +26,10 @@ class ObserverSettings:
     Args:
         name: the run's, for people.
         run_id: the same for all attempts at one run; a run that is begun anew adds a suffix of its own.
-        monitoring: the configuration's section.
         config: the whole configuration without secrets.
         facts: digests, method, strategy and the like.
         reasons: reasons for choices that were left open.
         trackers: trackers that get the numbers.
-        destinations: destinations of alerts.
         timeout_s: the longest that a tracker may hold up the end of a run, or not answer in it.
         traces: URL that spans are sent to, or None, and the driver's span.
     """
@@ -54,7 +52,6 @@ class ObserverSettings:
         """Choose and check, in the driver.
 
         Args:
-            config: the whole configuration.
             run_id: letters, digits, ``-`` and ``_``.
             facts: further records: base model, dataset and their digests, method, strategy, precision.
             reasons: reasons for choices that were left open; trackers add theirs.
@@ -81,8 +78,6 @@ class ObserverSettings:
         """Return the report of a run that has ended.
 
         Args:
-            history: its history.
-            outcome: outcome of the run.
             message: the error of a failed run, or why one was stopped; else empty.
             facts: present facts, besides these settings' own.
         """

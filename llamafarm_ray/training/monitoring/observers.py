@@ -80,7 +80,6 @@ class Observers:
         history: history of earlier attempts, and the id they recorded under.
         steps_done: the step that this attempt goes on from.
         flops: for MFU; None where it isn't known.
-        devices: devices of the run.
     """
 
     def __init__(
@@ -143,7 +142,6 @@ class Observers:
             total_steps: optimizer steps of the run.
             steps_done: of these, done by earlier attempts; what those wrote beyond it is void.
             flops: cost of a token and peak of the devices; None where they aren't known, as on CPU.
-            devices: devices of the run.
         """
         # A run that is begun anew is another one, though its settings be the same.
         history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""

@@ -37,9 +37,7 @@ class RunMeters:
     Args:
         meters: sink of the metrics; None: nobody asks for them.
         labels: ``model``, the name of the configuration, and ``run``, its id.
-        devices: devices of the run.
-        total_steps: optimizer steps of the run.
-        steps_done: of these, done by earlier attempts.
+        steps_done: optimizer steps done by earlier attempts.
         seconds_done: seconds that those took.
 
     Attributes:

@@ -73,7 +73,6 @@ class Objective(ABC):
         """Turn a dataset row into rows for training; a long text becomes several, a row of no use one with a reason.
 
         Args:
-            tokenizer: the base model's.
             row: with `columns`.
             max_length: the longest sequence, in tokens.
 

@@ -141,8 +141,6 @@ class ContrastiveObjective(Objective):
         """A scalar whose gradient is the loss's; the loss itself is its ``value``.
 
         Args:
-            model: the trained one.
-            batch: of texts.
             context: from `prepare`.
         """
         device = batch.input_ids.device

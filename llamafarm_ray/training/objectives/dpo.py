@@ -77,8 +77,6 @@ class DpoObjective(Objective):
         """The pairs' losses; reported are the rewards, ``beta`` times how much likelier an answer became.
 
         Args:
-            model: the trained one.
-            batch: of pairs.
             context: from `prepare`.
         """
         log_probs, num_tokens = sequence_log_probs(model, batch)

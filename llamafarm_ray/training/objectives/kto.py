@@ -116,7 +116,6 @@ class KtoObjective(Objective):
         """The rows' losses, between 0 and their kind's weight; reported are the rewards of either kind.
 
         Args:
-            model: the trained one.
             batch: of rows, whose tags say which kind they are.
             context: from `prepare`.
         """
@@ -146,7 +145,6 @@ class Exchanged:
 
     Args:
         prompt: tokens before the answer.
-        answer: the answer's tokens.
     """
 
     prompt: tuple[int, ...]

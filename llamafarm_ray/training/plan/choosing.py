@@ -64,10 +64,6 @@ def choose(
     """Return the settings of a run; the reasons for those that the configuration left open are added to ``reasons``.
 
     Args:
-        config: the configuration.
-        hardware: of the cluster.
-        workers: number and resources of the workers.
-        architecture: of the base model.
         num_rows: rows of the training split.
         passes: passes over the questions that the rows are written in.
         max_length: the longest row, in tokens.

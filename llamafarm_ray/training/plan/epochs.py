@@ -44,9 +44,7 @@ def with_epochs_and_batch_size(training: Training, *, objective: str, num_rows: 
     """Return the settings with both decided.
 
     Args:
-        training: as configured.
         objective: objective of the training. All but sft and pretraining keep the usual size.
-        num_rows: rows of the training split.
         passes: passes over the questions that the rows are written in.
     """
     epochs = choose_epochs(training.epochs, passes=passes)

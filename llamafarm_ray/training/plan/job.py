@@ -61,28 +61,18 @@ class TrainingJob:
     """A run with nothing left to choose.
 
     Args:
-        base_model: folder of the base model.
-        folder: the run's hidden folder.
         checkpoints: URI of the folder that holds ``checkpoints/``.
         fingerprint: of everything that decides what is learnt; a run goes on from checkpoints of the same one only.
         method: never ``auto``.
-        parameters: the method's.
-        objective: training objective.
         objective_settings: the objective's own section of ``fine_tuning``; None where it has none.
         max_length: the longest sequence, in tokens.
         strategy: never ``auto``.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         packed: True if rows are concatenated instead of padded.
-        training: the loop's settings.
         distributed: workers and what they share.
         seed: of every random choice.
-        plan: batches of the training rows.
         validation_plan: batches of the validation rows; None without any.
-        num_steps: optimizer steps of the run.
-        checkpoint_every_steps: steps between checkpoints.
-        evaluate_every_steps: steps between validations.
         context_tokens: the mean over tokens of the length of the row they are in.
-        observers: observers of the run.
         fetch_base: brings the base model to a node that has no `base_model`, and returns its folder there; None: every
             node has it.
     """

@@ -30,8 +30,6 @@ def choose_learning_rate(
 
     Args:
         configured: ``auto``, or the rate.
-        method: training method.
-        objective: objective of the training.
         hidden_size: width of the base model; None where its config does not say it.
         passes: passes over its questions that a dataset is written in: each row is seen once, and learned at a
             higher rate.

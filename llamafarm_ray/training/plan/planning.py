@@ -42,9 +42,6 @@ class Plan:
     """A job, with the data and resources it runs on.
 
     Args:
-        job: work of the workers.
-        workers: number and resources of the workers.
-        train: tokenised training rows.
         validation: tokenised validation rows, if there are any.
         facts: facts that decide the result; the job's fingerprint is their digest.
         reasons: reasons for choices that the configuration left open.

@@ -23,9 +23,7 @@ class PreparedTokens:
     """Tokens of a dataset for one base model.
 
     Attributes:
-        folder: that holds them.
         num_rows: rows by split.
-        num_tokens: of all splits.
         num_dropped: rows left out, by reason.
         is_new: False if all of them were there already.
     """
@@ -51,7 +49,6 @@ def prepare_tokens(
         config: ``fine_tuning``, ``seed`` and ``dataset.preprocessing.max_length`` are used.
         train_rows: rows with the objective's columns.
         validation_rows: likewise.
-        base_model: a folder with a tokenizer.
         store: keeps the tokens.
 
     Raises:

@@ -152,7 +152,6 @@ def choose_precision(configured: str, hardware: Hardware, *, is_half: bool) -> s
 
     Args:
         configured: ``auto`` or a format.
-        hardware: of the cluster.
         is_half: True if the base model's weights are kept in bf16 or fp16.
     """
     if configured != "auto":

@@ -33,8 +33,6 @@ class Place:
 
     Args:
         rank: its number among ``num_workers``; 0 logs and saves.
-        num_workers: workers of the run.
-        device: its device.
     """
 
     rank: int
@@ -61,7 +59,6 @@ class Strategy(ABC):
     """Strategy that shares model, gradients and optimizer state between workers.
 
     Args:
-        place: place of this worker.
         precision: the run's number format.
         training: the configuration's ``fine_tuning.training``.
         distributed: the configuration's ``fine_tuning.distributed``.

@@ -31,7 +31,6 @@ def read_epoch(rows: object, epoch: int, skip: int, *, seed: int, buffer_rows: i
         epoch: counted from 0.
         skip: number of rows to pass over at the epoch's start.
         seed: of the order.
-        buffer_rows: the size of the buffer.
     """
     for index, table in enumerate(_tables(rows, buffer_rows, first=buffer_rows // 2 if epoch % 2 else buffer_rows)):
         if skip >= table.num_rows:

@@ -37,7 +37,6 @@ class TokenSettings:
 
     Args:
         tokenizer: digest of the tokenizer's files and its chat template.
-        objective: name of the objective.
         objective_settings: its own section as plain values; None for its defaults.
         max_length: the longest sequence, in tokens.
         seed: of the order.
@@ -92,12 +91,7 @@ class TokenShards:
 
 @dataclass(frozen=True, slots=True)
 class TokenStore:
-    """Tokens of one dataset, each set in a folder named by a digest of all that decides it.
-
-    Args:
-        folder: that holds the sets.
-        rows: digest of the dataset's rows and of their split.
-    """
+    """Tokens of one dataset, each set in a folder named by a digest of all that decides it."""
 
     folder: Path
     rows: str

@@ -52,8 +52,6 @@ class TokenisedData:
         dataset: in the order of the first epoch: materialised by Ray Data, or `TokenShards`. Its columns are those of
             `TokenisedRow`: ``input_ids``, ``labels`` and ``lengths`` (lists of int32) and ``tag`` (int32).
         digest: of the rows and their order.
-        num_rows: rows in it.
-        num_tokens: their tokens.
         context_tokens: the mean over tokens of the length of the sequence they are in.
         num_dropped: rows left out, by reason.
     """
@@ -83,8 +81,6 @@ def tokenise(
 
     Args:
         rows: with the objective's columns.
-        base_model: folder of the tokenizer.
-        objective: training objective.
         max_length: the longest sequence, in tokens.
         seed: of the order.
         name: name of the rows in messages.

@@ -25,13 +25,8 @@ class SweepPage:
     """Contents of the page.
 
     Args:
-        name: of the sweep.
-        metric: deciding metric.
         lower_is_better: True if the lowest value is the best.
-        domains: searched domains.
-        records: all trials.
         ranked: the finished ones, the best first.
-        words: findings.
         reasons: reasons for the search space.
         ended_because: reason that no further trial began.
         seconds: over all sessions.

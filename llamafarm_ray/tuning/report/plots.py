@@ -29,7 +29,6 @@ class _Axis:
     """One vertical axis.
 
     Args:
-        title: above it.
         ticks: (height from 0 to 1, text).
         place: the height of a value, from 0 to 1.
     """

@@ -26,10 +26,8 @@ class CostRow:
     """Amounts of a model, a dataset, or the idle replicas of an application.
 
     Args:
-        namespace: its namespace.
         name: its name without that.
         device_h: hours of devices by work and device.
-        num_tokens: tokens of prompts and answers.
         storage_bytes: bytes of the versions whose files are kept now.
         gib_months: storage in the time of the report; a month has 30 days.
         cost: price in US dollars of all that has one; None where nothing has.
@@ -87,9 +85,7 @@ def report_cost(registry: RegistryApi, *, since: dt.date, tables: Tables, now: d
     """Add up the ledger and the versions' files, of the namespaces that the caller may read.
 
     Args:
-        registry: registry with the ledger.
         since: the first day (UTC).
-        tables: prices.
         now: the time up to which storage counts.
 
     Raises:

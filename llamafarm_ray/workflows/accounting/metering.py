@@ -13,8 +13,6 @@ def meter_of(home: Location, work: Work, model: str, *, name: str = "") -> Meter
     """Return the meter of a piece of work.
 
     Args:
-        home: the registry's home, which has the ledger.
-        work: the kind of work.
         model: the model's name, whose namespace counts.
         name: the dataset or folder that the work is of, if not the model.
     """

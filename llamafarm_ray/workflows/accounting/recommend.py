@@ -44,7 +44,6 @@ class Saving:
     """An amount that is saved.
 
     Args:
-        amount: the amount.
         unit: ``bytes``, ``device hours a day``, or ``percent of the time for a token``.
     """
 
@@ -64,12 +63,8 @@ class Recommendation:
     """Something that would save devices, memory or time.
 
     Args:
-        kind: kind of the recommended action.
         subject: the version or application.
-        application: the application.
-        reason: reason, in a sentence.
         action: the command to type.
-        predicted: predicted saving.
         before: the figure that the measured saving is taken from.
         goal: the rank or the number of replicas; 0 where there is none.
         made: time of its first making, ISO 8601.
@@ -169,7 +164,6 @@ def recommend_savings(registry: RegistryApi, *, days: int = 7) -> list[Recommend
     """Recommend savings, and measure the effect of earlier recommendations that were followed.
 
     Args:
-        registry: registry with the records.
         days: days that are looked at, today included.
 
     Returns:

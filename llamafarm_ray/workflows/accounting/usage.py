@@ -32,7 +32,6 @@ class UsageRow:
         gpu_s: GPU seconds likewise.
         is_deployed: True if a deployment loads it when it starts; for versions.
         storage_bytes: size of its files in the registry; for versions and models.
-        principals: principals that used it.
     """
 
     name: str
@@ -82,10 +81,8 @@ def report_usage(
     """Add up what replicas recorded.
 
     Args:
-        registry: registry with the records.
         names: models, versions or aliases; none: all that may be read.
         since: the first day.
-        by: subject of a row.
 
     Raises:
         NotFoundError: nothing of a name was recorded.

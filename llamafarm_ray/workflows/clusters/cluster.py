@@ -78,7 +78,6 @@ def connect(
     address is ``local``, one is started that ends with the block, and every process of it.
 
     Args:
-        address: the cluster's.
         with_dashboard: give a Ray that is started here a dashboard.
         meanwhile: a module that the block needs, and that takes seconds to import: as long as Ray takes to start or
             to be joined.

@@ -18,7 +18,6 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     Ray's calls wait for ever where nobody answers.
 
     Args:
-        seconds: the time it has.
         call: function without arguments.
 
     Raises:

@@ -15,8 +15,7 @@ def measured(dataset: str, tell: Tell | None, meters: Meters | None = None) -> T
     """Return a listener for a build's stages that exports them, and passes them on.
 
     Args:
-        dataset: name of the dataset.
-        tell: listener to pass them on to.
+        tell: listener to pass the reports on to.
         meters: sink of the metrics; by default Ray's, once it is connected.
     """
     sink = meters

@@ -28,7 +28,6 @@ class Decontamination:
     """Questions against the training data of the models that are asked.
 
     Args:
-        trained: training data of the model, and of its rival.
         leaves_out: True to leave out questions that the training data contains; they are shown in any case.
         found: findings, by set.
     """
@@ -39,11 +38,6 @@ class Decontamination:
 
     def clean(self, name: str, questions: Sequence[_Question], texts: Sequence[str]) -> list[_Question]:
         """Return the questions that are to be asked, and note those that the training data hold.
-
-        Args:
-            name: of the set.
-            questions: its questions.
-            texts: their texts.
 
         Raises:
             InputError: none is left.
@@ -71,9 +65,6 @@ class Decontamination:
 
     def note_benchmarks(self, folder: Path) -> None:
         """Note the questions of benchmarks' test data that the training data hold; all are asked, as elsewhere.
-
-        Args:
-            folder: the data, one file a split.
 
         Raises:
             InputError: a file can't be read.

@@ -22,13 +22,8 @@ class WrittenDataset:
     """A dataset that was written.
 
     Attributes:
-        name: of the dataset.
         path: of its folder or file.
-        kind: of its rows.
-        digest: of its rows.
-        num_train: rows to train on.
         num_validation: rows held out.
-        num_documents: source documents.
         num_duplicates: rows that were left out because they are in several of the merged datasets.
         created: False if the same dataset was there and stays.
     """
@@ -52,10 +47,8 @@ def export(path: Path, output: Path, *, row_format: str | None, overwrite: bool)
     """Write a dataset in another format, or into a file of another type.
 
     Args:
-        path: of the dataset.
         output: a file of a type that can be written, or a folder.
         row_format: of the rows; None: the one that keeps everything.
-        overwrite: replace another dataset.
 
     Raises:
         InputError: the dataset is unusable, or its rows don't fit the format.

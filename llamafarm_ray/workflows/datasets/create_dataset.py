@@ -50,7 +50,6 @@ class CreatedDataset:
     """A built dataset.
 
     Attributes:
-        name: its registered name.
         path: the folder or file that was written.
         report: outcome of the documents and examples.
         tokens: the rows as tokens of the base model, if they were asked for.

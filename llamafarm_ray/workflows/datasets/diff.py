@@ -18,7 +18,6 @@ class DocumentChange:
     """A document that is not the same in both datasets.
 
     Attributes:
-        path: of the document.
         change: added, removed, changed (its bytes), or rows (only the examples made from it).
         rows_before: examples from it in the first dataset.
         rows_after: in the second one.
@@ -35,7 +34,6 @@ class DatasetDifference:
     """The difference between two datasets.
 
     Attributes:
-        num_common: rows in both.
         num_removed: rows in the first one only.
         num_added: rows in the second one only.
         num_moved: rows in both that changed between training and validation.

@@ -20,14 +20,9 @@ class ListedDataset:
     """A version of a dataset.
 
     Attributes:
-        name: of the dataset.
-        digest: of its rows.
-        num_train: rows to train on.
         num_validation: rows held out.
         location: place it was written to.
         documents: the sources: path, digest, and how many examples each gave.
-        trained: the model versions that were trained on it.
-        evaluated: the model versions with results on it.
         manifest: manifest of its files in the home, for an evaluation set; else None.
         is_newest: True if no later version has the name.
     """

@@ -20,9 +20,7 @@ class SampledRow:
     """A row, and where it is from.
 
     Attributes:
-        id: of the row.
         split: train or validation.
-        document: the source.
         record: the row in its kind's own format.
         texts: its parts with their names, in order: roles, or columns.
     """
@@ -38,7 +36,6 @@ def sample(path: Path, *, count: int, seed: int, split: str | None = None) -> li
     """Choose rows by a digest of the seed and their ids, in any order of the files.
 
     Args:
-        path: of the dataset.
         count: rows, at most.
         seed: another one, other rows.
         split: train or validation only.

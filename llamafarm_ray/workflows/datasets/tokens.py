@@ -24,7 +24,6 @@ def prepare(config: Config, registry: RegistryApi, path: Path) -> training.Prepa
     Args:
         config: ``base_model``, ``fine_tuning``, ``dataset.preprocessing.max_length`` and ``seed`` are used.
         registry: registry for a base model.
-        path: folder of the dataset.
 
     Raises:
         InputError: the base model or the rows are unusable.
@@ -61,8 +60,6 @@ def token_store(path: Path, splits: Splits, config: Config) -> training.TokenSto
     """Return the place of a dataset's tokens; None for one that was not built here.
 
     Args:
-        path: of the dataset.
-        splits: the dataset, opened.
         config: says which rows are held out where the dataset itself holds out none.
     """
     if not is_built(path):

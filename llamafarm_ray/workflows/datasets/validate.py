@@ -30,8 +30,7 @@ class Validation:
 
     Attributes:
         rows: good rows by split and kind, ``{"train": {"chat": 120}}``.
-        num_bad: bad records.
-        bad: the first of them.
+        bad: the first bad records.
         num_duplicates: good rows that repeat an earlier one.
         num_leaked: validation rows that are trained on too.
         unused: number of good records by file and field, of fields that training does not use.
@@ -58,7 +57,6 @@ def validate(path: Path, *, max_bad: int) -> Validation:
     """Read every record, and gather those that training would refuse.
 
     Args:
-        path: of the dataset.
         max_bad: bad records to return; all are counted.
 
     Raises:

@@ -37,7 +37,6 @@ def ask(
 
     Args:
         url: the OpenAI-compatible root, such as ``http://127.0.0.1:8000/v1``.
-        model: a name that the endpoint lists.
         question: the user's message.
         max_tokens: the answer's length at most.
         temperature: 0 is greedy: the same question, the same answer.

@@ -59,7 +59,6 @@ class Deployment:
     Attributes:
         url: the OpenAI-compatible root, such as ``http://127.0.0.1:8000/v1``.
         base_model: the name requests call the base by.
-        models: the names requests may use.
         seconds: from the call until it answered.
         rollouts: the ids of those under way because of this deployment.
     """
@@ -122,7 +121,6 @@ def with_model(config: Config, registry: RegistryApi, model: str | None) -> Conf
 
     Args:
         config: configuration that may already name a model to serve.
-        registry: registry of versions.
         model: a folder or a reference; ``None`` adds nothing.
 
     Raises:
@@ -171,7 +169,6 @@ def deploy(
     Args:
         config: ``base_model`` and ``deployment`` are what counts.
         registry: registry for adapters and the record of the deployment.
-        cluster: the connected cluster.
         on_progress: called with Serve's state and the seconds so far.
 
     Raises:
@@ -209,8 +206,8 @@ def deploy(
         raise DeploymentError("Serve stopped while the application started.", hint="`serve status` says more.")
     try:
         models = _wait_until_ready(url, started, on_progress)
-    except BaseException:
-        if not replaced:  # what ran before is worth more than a clean table
+    except BaseException:  # Ctrl-C too: an application that never got ready is removed, unless it replaced one
+        if not replaced:
             _undo(registry, cluster)
         raise
     rollouts = _record_and_roll_out(wanted, registry, cluster, base, url)

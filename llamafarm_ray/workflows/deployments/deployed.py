@@ -57,7 +57,6 @@ def deployments_for(registry: RegistryApi, reference: str) -> list[DeploymentRec
     """The recorded deployments that can serve a version; one at least.
 
     Args:
-        registry: registry with the records.
         reference: the version, ``name`` (its highest) or ``name:version``.
 
     Raises:
@@ -163,7 +162,6 @@ def confirm(urls: Iterable[str], model: str, expected: str) -> None:
     """See that endpoints answer for a name with a version, once the alias has moved.
 
     Args:
-        urls: the endpoints.
         model: model of a request, ``name@alias``.
         expected: the version, ``name:version``.
 

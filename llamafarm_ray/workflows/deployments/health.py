@@ -43,17 +43,14 @@ def check_health(
     names: Sequence[str] = (),
     *,
     plan: Plan | None = None,
-    since: dt.date | None = None,
     perplexity: Config | None = None,
     river: bool = False,
 ) -> list[VersionHealth]:
     """Look at the requests that replicas recorded.
 
     Args:
-        registry: registry with the records.
         names: models, versions or aliases; none: all that answered requests and may be read.
         plan: reference, windows and signals of the comparison.
-        since: the first day of the records; None: all that are kept.
         perplexity: the configuration by which the base models' perplexity of sampled questions is measured; None
             measures none.
         river: True to look with river's detector too.
@@ -65,7 +62,7 @@ def check_health(
     if river:
         check_river()
     registry.refresh()
-    recorded = Recorded.read(registry.home, since)
+    recorded = Recorded.read(registry.home)
     readable = [ref for ref in recorded.blocks if registry.may(Action.READ, namespace_of(ref))]
     wanted = chosen_versions(registry.resolve, names, readable) if names else readable
     references = References(registry.home)
@@ -168,7 +165,6 @@ def tell(home: Location, versions: Iterable[VersionHealth], channels: Sequence[C
 
     Args:
         home: the registry's home, where what was told is kept.
-        versions: their health.
         channels: destinations of the alerts.
 
     Returns:

@@ -47,9 +47,7 @@ def promote(
     """Point an alias at a version, if its policy allows it, once every replica that serves it has it loaded.
 
     Args:
-        registry: registry with the alias.
         reference: ``name``, ``name:1.2.0`` or ``name@alias``.
-        alias: the alias of the same model.
         reason: reason, for the history.
         address: the cluster of the replicas; by default the recorded one, and where nothing answers there the alias
             moves all the same.

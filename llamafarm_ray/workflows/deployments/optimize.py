@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import ConflictError, InputError, UnsupportedError
+from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.convert.gguf_model import gguf_config, read_tensor
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.models.packed_files import is_packed
@@ -27,6 +27,7 @@ from llamafarm_ray.serving.optimize.options import Axis, axes_of, spelled
 from llamafarm_ray.serving.optimize.predict import Form, Prediction, predict
 from llamafarm_ray.serving.optimize.speed import Speed, SpeedEngine, SpeedTrial, measure_speed
 from llamafarm_ray.serving.optimize.tuning import find_fastest
+from llamafarm_ray.storage.copying import check_output
 from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.training.estimate import ModelShape
 from llamafarm_ray.types import ModelKind
@@ -65,7 +66,6 @@ class Optimized:
         tokens_per_s: of all answers that are written at the same time.
         first_token_s: seconds to the first token; ``None`` on this machine, whose trials are for the rate.
         trials: rows of what was tried or predicted, the best first.
-        notes: remarks on it.
     """
 
     target: str
@@ -98,8 +98,6 @@ def optimize(
         target: ``this-machine``, or a device of the table.
         concurrency: answers that are written at the same time, for which the rate is made largest.
         max_model_len: the longest prompt with its answer, in tokens.
-        min_quality: of quantized forms.
-        measure: measures speed on this machine.
         on_trial: called with a sentence before each trial.
 
     Raises:
@@ -124,8 +122,7 @@ def write_config(made: Optimized, path: Path, *, overwrite: bool) -> None:
     Raises:
         ConflictError: ``path`` is taken.
     """
-    if path.exists() and not overwrite:
-        raise ConflictError(f"The output {str(path)!r} exists already.", hint="Use another --output, or --overwrite.")
+    check_output(path, overwrite=overwrite)
     path.write_text(yaml.safe_dump(made.config, sort_keys=False), encoding="utf-8")
 
 

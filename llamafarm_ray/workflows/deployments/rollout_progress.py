@@ -47,7 +47,6 @@ def controllers(registry: RegistryApi, address: str | None = None) -> Iterator[C
     It never fails: what can't be reached is told in :attr:`Heard.trouble`.
 
     Args:
-        registry: registry of the rollouts and deployments.
         address: the controllers' cluster; by default the recorded one.
 
     Raises:

@@ -63,8 +63,6 @@ def simulate(
     """Send the traffic of a plan and return its figures.
 
     Args:
-        endpoint: the server.
-        plan: the traffic.
         registry: registry with users' ratings of the version.
         on_progress: called in this thread.
 

@@ -33,13 +33,10 @@ class ReplicaStatus:
     """A replica.
 
     Attributes:
-        id: Serve's.
         node: the machine's address.
-        state: Serve's.
         answers: True if it answered; otherwise nothing below is known.
         num_loaded: versions that are loaded besides the base.
         num_waiting: requests that wait for their turn.
-        seen: its requests.
     """
 
     id: str
@@ -59,8 +56,6 @@ class VersionStatus:
         ref: ``name:version``, or the base's name.
         digest: of its manifest; empty for the base, and for what the registry does not know.
         aliases: those that point at it now.
-        num_replicas: replicas that have it loaded.
-        seen: its requests.
     """
 
     ref: str
@@ -75,14 +70,9 @@ class ApplicationStatus:
     """An application.
 
     Attributes:
-        name: its name.
         url: the OpenAI-compatible root; empty where Serve listens nowhere.
-        status: Serve's.
-        message: its problem.
         base_model: name of its base in requests; empty where no replica tells it.
-        replicas: its replicas.
         versions: versions that they have loaded, the base first.
-        seen: all requests.
     """
 
     name: str

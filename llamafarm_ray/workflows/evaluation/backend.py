@@ -63,8 +63,6 @@ def measured_on(settings: Evaluation, model: EvaluatedModel, kept: KeptBatches |
     """Return a model with the engine that it is asked on.
 
     Args:
-        settings: the evaluation's settings.
-        model: the model.
         kept: keeps the answers of the evaluation; None keeps none.
     """
     backend = backend_of(settings, model)

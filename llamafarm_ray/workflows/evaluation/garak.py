@@ -69,8 +69,7 @@ class GarakPlan:
         Before and after them the endpoint answers one question, so that another version there is noticed.
 
         Args:
-            model_id: name of the model in the result.
-            digests: those of weights and code.
+            digests: digests of weights and code.
             on_progress: called with a stage and the fraction of it that is done.
 
         Raises:

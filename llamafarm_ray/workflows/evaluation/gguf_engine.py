@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenScores, Written, confidence_of
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText, TokenScores, Written, confidence_of
 from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
@@ -55,18 +55,10 @@ class GgufTokens:
         """See `TokenEngine.score`."""
         return asyncio.run(self._score_all(texts, self._name(with_adapter=with_adapter)))
 
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        stop: Sequence[str],
-        stop_ids: Sequence[int] = (),
-        with_adapter: bool,
-    ) -> list[Written]:
+    def write(self, prompts: Sequence[Sequence[int]], ends: Ends, *, with_adapter: bool) -> list[Written]:
         """See `TokenEngine.write`."""
-        params = SamplingParams(max_tokens, temperature=0.0, stop_token_ids=tuple(stop_ids), logprobs=1)
-        return asyncio.run(self._write_all(prompts, params, stop, self._name(with_adapter=with_adapter)))
+        params = SamplingParams(ends.max_tokens, temperature=0.0, stop_token_ids=tuple(ends.stop_ids), logprobs=1)
+        return asyncio.run(self._write_all(prompts, params, ends.stop, self._name(with_adapter=with_adapter)))
 
     def close(self) -> None:
         """See `TokenEngine.close`: llama.cpp's processes end with the object."""

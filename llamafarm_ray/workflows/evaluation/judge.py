@@ -50,7 +50,6 @@ class JudgePlan:
     """A judge that is ready to be asked.
 
     Args:
-        judge: the section of the configuration.
         base_url: the server's address.
         cache: folder or URI of its answers.
         labels: answers that people have judged, by set.
@@ -66,7 +65,6 @@ class JudgePlan:
         """Return the judge of ``evaluation.judge``; None if no model is named.
 
         Args:
-            config: the configuration.
             home: URI of the home, where answers are kept.
             rows: the questions' rows by set, for their labels.
 

@@ -25,7 +25,6 @@ class KeptAnswers:
 
     Args:
         home: folder or bucket of the answers.
-        folder: of one server.
     """
 
     home: Location

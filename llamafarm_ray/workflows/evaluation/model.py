@@ -31,10 +31,8 @@ class EvaluatedModel:
     """A model to measure.
 
     Attributes:
-        model_id: name of the model in results.
         base: the base model's folder, or the whole model's.
         adapter: the adapter's folder; None for a whole model.
-        weights: digest of its files.
         version: reference of its registered version; empty for a folder.
         base_weights: digest of its base's files alone.
         is_elsewhere: True for an adapter on other files than those that it was trained on: a model that was made from
@@ -79,7 +77,6 @@ class EvaluatedModel:
         """Return the meter of its evaluation.
 
         Args:
-            home: the registry's home, which has the ledger.
             owner: the configuration's name: a folder has no namespace of its own.
         """
         if not self.version:

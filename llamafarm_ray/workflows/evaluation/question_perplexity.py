@@ -31,8 +31,6 @@ def question_perplexity(
 
     Args:
         config: ``base_model`` may name the base, ``evaluation.backend`` the engine.
-        registry: registry with the version.
-        ref: the version.
         samples: redacted samples of its requests.
         reference: start and end of the reference, seconds since 1970. Questions before its start are left out.
 

@@ -50,7 +50,6 @@ class Exam:
     """Questions that are ready to be asked.
 
     Args:
-        asked: the questions with their prompts.
         data: digest of the questions, and of what is retrieved from, by mode.
         settings: digest of the settings by mode.
         kept: answers of a retriever of the user's own, to be cleared when the evaluation is done; None without any.
@@ -74,10 +73,7 @@ class Exam:
         """Ask a model, and its base without the adapter or a rival. Needs a connected Ray.
 
         Args:
-            model: the model.
             rival: the model to compare with; None: the base without the adapter.
-            model_id: name of the model in the result.
-            max_new_tokens: the longest answer.
             digests: further ones, of weights and code.
             on_progress: called with a stage and the fraction of it that is done.
 

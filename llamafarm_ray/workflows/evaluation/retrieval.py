@@ -63,7 +63,6 @@ def retrieve(
 
     Args:
         section: ``evaluation.retriever``.
-        questions: the questions.
         passages: passages of the corpus, which an embedding model gets vectors for.
         k: number of passages for each question.
         home: keeps answers until the evaluation is done; None keeps none.
@@ -190,7 +189,6 @@ class _Asking:
     """Requests to one server, each asked once and kept.
 
     Args:
-        client: the client.
         slots: limits the requests at once.
         kept: answers on disk; None keeps none.
     """
@@ -206,7 +204,6 @@ class _Asking:
 
         Args:
             path: below the server's address.
-            body: the request.
             read: reads the answer's JSON; it raises for another form.
 
         Raises:
@@ -248,7 +245,7 @@ def _passage(value: Mapping[str, object]) -> CorpusPassage:
     """
     text, document = value["text"], value.get("document") or value.get("id") or ""
     if not isinstance(text, str) or not isinstance(document, str | int):
-        raise ValueError("no passage")  # noqa: TRY004  (of the answer, not of an argument)
+        raise ValueError("no passage")
     return CorpusPassage(str(document), text)
 
 

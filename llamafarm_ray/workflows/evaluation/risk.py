@@ -46,7 +46,6 @@ class RiskPlan:
     """Risk tests that are ready to be asked.
 
     Args:
-        tests: the tests.
         unmeasured: reasons why others can't be made, by their names.
     """
 
@@ -65,9 +64,7 @@ class RiskPlan:
         """Ask a model, and its base without the adapter or a rival. Needs a connected Ray.
 
         Args:
-            model: the model.
             rival: the model to compare with; None: the base without the adapter.
-            model_id: name of the model in the result.
             digests: further ones, of weights and code.
             on_progress: called with a stage and the fraction of it that is done.
 
@@ -93,8 +90,6 @@ def plan_risks(config: Config, exam: Exam | None, trained: TrainingData) -> Risk
 
     Args:
         config: ``evaluation`` says which risks; ``seed`` chooses samples.
-        exam: the user's questions.
-        trained: the model's training data.
 
     Raises:
         InputError: the file of canaries is unusable.

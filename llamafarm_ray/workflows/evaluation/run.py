@@ -58,12 +58,10 @@ class EvaluationRun:
 
     Attributes:
         config: ``evaluation`` says what is measured.
-        model: the model.
         rival: the model to compare with; None: the base without the adapter.
         examples: the dataset with the examples; None where questions alone are asked.
         whole: True to ask all of ``examples``, False to ask the held-out split.
         exam: the questions; None without any.
-        custom: evaluations of the user's own.
         risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks, and the use of devices.
         garak: probes of a deployed model; None if they are not asked for.

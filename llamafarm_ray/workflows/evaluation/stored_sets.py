@@ -31,7 +31,6 @@ class StoredSet:
 
     Args:
         reference: ``name@sha256:...``.
-        folder: its files, verified.
     """
 
     reference: str
@@ -76,7 +75,6 @@ def open_set(registry: RegistryApi, reference: str) -> StoredSet:
     """Return a registered evaluation set with its files on this machine.
 
     Args:
-        registry: registry that has the set.
         reference: ``name`` for the newest, or ``name@digest``.
 
     Raises:
@@ -144,7 +142,6 @@ class StoredSets:
         """Return a result that names the set behind each of its scores.
 
         Args:
-            result: the result.
             custom: custom evaluations by the name that the configuration gives them.
             benchmarks: names of lm-eval's tasks in the result.
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.evaluation.engines.lora_rank import least_lora_rank
-from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenScores, Written, confidence_of
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText, TokenScores, Written, confidence_of
 from llamafarm_ray.evaluation.generation import inference_precision
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
@@ -22,7 +22,6 @@ class VllmTokens:
     """A `TokenEngine` in vLLM.
 
     Args:
-        base: folder of the base model.
         adapter: folder of a LoRA adapter on it; None for a whole model.
 
     Raises:
@@ -47,23 +46,15 @@ class VllmTokens:
         outputs = self._vllm.run(prompts, with_adapter=with_adapter, max_tokens=1, prompt_logprobs=1, detokenize=False)
         return [_scores(text, output.prompt_logprobs) for text, output in zip(texts, outputs, strict=True)]
 
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        stop: Sequence[str],
-        stop_ids: Sequence[int] = (),
-        with_adapter: bool,
-    ) -> list[Written]:
+    def write(self, prompts: Sequence[Sequence[int]], ends: Ends, *, with_adapter: bool) -> list[Written]:
         """See `TokenEngine.write`."""
         began = time.perf_counter()
         outputs = self._vllm.run(
             prompts,
             with_adapter=with_adapter,
-            max_tokens=max_tokens,
-            stop=[one for one in stop if one] or None,
-            stop_token_ids=list(stop_ids),
+            max_tokens=ends.max_tokens,
+            stop=[one for one in ends.stop if one] or None,
+            stop_token_ids=list(ends.stop_ids),
             logprobs=0,
         )
         seconds = time.perf_counter() - began

@@ -57,12 +57,9 @@ class AuditEntry:
     Attributes:
         time: time of the action (UTC).
         sequence: the commit that holds it.
-        principal: the principal.
         action: the action, in a word or two.
         target: to what: ``name:version``, an alias, a principal.
-        reason: the reason they gave.
         details: the values, in words.
-        event: all that is recorded of it.
         model: the model it is about; empty where it is about none.
         alias: the alias it is about; empty where it is about none.
         refused: True if it was refused.

@@ -20,7 +20,6 @@ def history(
 
     Args:
         registry: the registry to read.
-        name: the model's.
         alias: only what is about this alias of it.
         at: as of when; now by default.
 

@@ -27,10 +27,8 @@ def add_principal(
 
     Args:
         registry: registry that gets the principal.
-        name: the principal's name.
         role: viewer, developer, deployer or admin.
         namespaces: namespaces of its roles; by default all.
-        expires: its expiry.
         reason: reason, for the history.
 
     Returns:

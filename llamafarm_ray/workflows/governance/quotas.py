@@ -37,7 +37,6 @@ class QuotaUse:
     """Limits of a namespace, and its use.
 
     Args:
-        quota: the limits.
         device_hours: hours of devices in this calendar month (UTC).
         num_tokens: tokens of today (UTC).
         storage_bytes: bytes of the versions whose files are kept.
@@ -132,7 +131,6 @@ def check_device_hours(registry: RegistryApi, name: str) -> None:
 
     Args:
         registry: registry with quotas and ledger.
-        name: name of the model that will be trained.
 
     Raises:
         PolicyError: the hours of this month are used up; the message has the hours.

@@ -29,8 +29,6 @@ class InspectedModel:
 
     Attributes:
         source: as it was asked for.
-        size_bytes: of its files together.
-        inspection: its facts.
         served_by: engines that take its files.
         trained_by: methods of fine-tuning that take its files.
         notes: limits of the engines with it.
@@ -81,7 +79,6 @@ def inspect_opened(files: ModelFiles, source: str, *, compare: bool = True) -> I
     """Inspect a model whose files are read in parts, wherever they are.
 
     Args:
-        files: its files.
         source: its name in the result and in errors.
         compare: hold its tensors against its architecture.
 

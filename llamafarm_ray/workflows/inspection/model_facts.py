@@ -25,7 +25,6 @@ class ModelFacts:
     """Facts of a version.
 
     Attributes:
-        own: facts of its files.
         whole: facts of the model that answers: of an adapter its base, else the same. None if the base's files are
             neither in the home nor in this machine's cache.
         served_by: engines that take its files.
@@ -85,11 +84,7 @@ class ModelFacts:
 
 
 class FactsReader:
-    """Reads facts of versions, those of the same files once.
-
-    Args:
-        registry: has the versions.
-    """
+    """Reads facts of versions, those of the same files once."""
 
     def __init__(self, registry: RegistryApi) -> None:
         self._registry = registry

@@ -28,7 +28,6 @@ class ModelSource:
         reference: as it was asked for.
         name: a name for it, from that.
         path: a GGUF file, or a folder in transformers' layout; of an archive, for the time of a block.
-        digest: of the manifest of its files.
         is_kept: False if its files are gone after the block.
         documents: the folder with its licence and card, where it is a folder of its own.
         pickles: the files that its weights were read from, where these are pickles.
@@ -84,7 +83,6 @@ def opened_pickle(reference: str, scratch: Path) -> Iterator[ModelSource]:
     """Convert a folder's pickled weights to safetensors, for the time of a block.
 
     Args:
-        reference: the folder.
         scratch: an existing folder, below which the safetensors are written.
 
     Raises:

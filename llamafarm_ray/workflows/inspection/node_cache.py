@@ -37,8 +37,6 @@ class CachedModel:
 
     Attributes:
         version: its digest, size and use.
-        names: the registered versions that have its files.
-        sources: sources of its download.
         is_referenced: True if registered versions are based on it, and the home has no copy.
         frees_bytes: bytes of the disk that are free again if it alone is evicted; 0 if it may not be.
     """
@@ -130,8 +128,6 @@ def evict(
     Models in use, pinned or referenced stay. Downloads that were left unfinished for a week go too.
 
     Args:
-        registry: registry whose cache is reduced.
-        references: references to models.
         limit: greatest amount that stays: ``20GB``, or ``0``.
         dry_run: only find out what would be deleted.
 
@@ -166,7 +162,6 @@ def compress(
     Models in use and pinned ones stay as they are. A compressed model comes back when it is used.
 
     Args:
-        registry: registry whose cache it is.
         references: references to models, which are compressed whenever they were used; by default all that were not
             used for the time.
         unused_for: least time since the last use.

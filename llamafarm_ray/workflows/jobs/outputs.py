@@ -29,7 +29,6 @@ def own_output(output: Path, config: Config) -> Path:
 
     Args:
         output: the path that was asked for.
-        config: the resolved configuration.
     """
     whole = Path(os.path.normpath(Path.cwd() / output.expanduser()))
     shared = next((folder for folder in whole.parents if folder.parent.name == _COPIES), None)

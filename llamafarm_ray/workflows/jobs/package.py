@@ -37,7 +37,6 @@ class WorkingDirectory:
     """A folder that a job is started in, and what of it the job takes along.
 
     Attributes:
-        folder: of this machine.
         named: files and folders inside of it that the job was told to read. They are taken along wherever they are,
             while the rest is what git does not ignore, without what is hidden or was made by a run.
     """
@@ -68,7 +67,6 @@ class WorkingDirectory:
         that is this machine.
 
         Args:
-            key: the configuration key that names it.
             text: a path or another name.
 
         Raises:

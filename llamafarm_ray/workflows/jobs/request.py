@@ -42,7 +42,6 @@ class JobRequest:
 
     Attributes:
         verb: ``train``, ``create-dataset``, ...
-        config: the resolved configuration.
         inputs: options that name a file, a folder or something else to read, with their values.
         outputs: options that name what is written, with its paths.
         flags: options without a value.

@@ -27,8 +27,6 @@ class RunningJob:
     """A job that is followed.
 
     Args:
-        server: server that it runs on.
-        job_id: the job's id.
         on_trouble: called with a line about a connection that is lost, or there again.
         patience_s: seconds to wait for a lost connection.
         silence_s: seconds without output after which the job server is asked how the job is.

@@ -46,7 +46,6 @@ class SubmittedJob:
 
     Attributes:
         job_id: by which Ray's tools know it.
-        server: URL of the job server.
         num_files: of the working directory, that it took along.
         home: the registry's home; empty if it is the cluster's own.
         folder: folder of the job's relative outputs, on the node that runs it; empty if there are none. It is the same
@@ -99,7 +98,6 @@ class JobServer:
         """Send a job with the working directory.
 
         Args:
-            request: request of the job.
             job_id: its id, see :meth:`JobRequest.new_id`.
 
         Raises:

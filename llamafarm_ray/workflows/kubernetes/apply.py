@@ -68,7 +68,6 @@ def watch(manifest: Resource, *, timeout_s: float, on_state: Callable[[str, floa
     """Return the last state of a RayService or RayJob, once it is up or done.
 
     Args:
-        manifest: it, as it was applied.
         timeout_s: the longest that it may take.
         on_state: called with its state and the seconds since the call.
 

@@ -76,7 +76,6 @@ def cluster(head: Container, workers: list[WorkerGroup], *, end_s: int) -> RayCl
     """Return the cluster of a manifest: a head that does no work, and groups of workers.
 
     Args:
-        head: the head's container.
         workers: the groups, each with a pod of its own.
         end_s: seconds that the head's pod gets to end.
     """
@@ -112,7 +111,6 @@ def ray_container(name: str, image: str, home: str, resources: dict[str, str] | 
     Args:
         name: ``ray-head`` or ``ray-worker``.
         image: with this package in it.
-        home: the registry's.
         resources: requests and limits; by default a head's.
     """
     env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, "HOME": _WRITABLE["home"], **_ENV}

@@ -19,11 +19,8 @@ class CombinedAdapter:
     """A combined adapter.
 
     Attributes:
-        path: its folder.
         parents: versions it was made from.
         weights: weight of each.
-        method: way of combining.
-        base_model: their base.
         check: its rank, and how far it is from the weighted sum.
     """
 
@@ -55,12 +52,10 @@ def combine(
         models: adapters' folders or names.
         output: the folder to write.
         weights: weight of each; equal shares of 1 by default.
-        method: one of `COMBINATIONS`.
         density: the share of values that ties, DARE and pruning keep.
         rank: of the result, for svd.
         base_model: place of the base, if not the one in the adapters' records.
         seed: of DARE's random choice.
-        overwrite: replace what is there.
 
     Raises:
         ConflictError: ``output`` is taken.

@@ -47,15 +47,12 @@ class ConvertedModel:
     """A converted model or adapter.
 
     Attributes:
-        path: its folder.
         source: source of the conversion, as it was asked for.
         source_digest: the digest of its files.
-        target: the format.
         precision: the format of its weights.
         difference: from the source, by name.
         base_model: the base model that registration names: the source of a result in another format than
             transformers', or an adapter's base; empty for an archive, and for results in transformers' layout.
-        notes: remarks on it.
     """
 
     path: Path
@@ -90,7 +87,6 @@ def convert(
         precision: of the weights; ``auto`` is the source's own, and bf16 for quantized ones.
         base_model: place of an adapter's base, if not the one in its record.
         convert_pickle: read a folder's pickled weights, in a process with limits.
-        overwrite: replace what is there.
         on_stage: called with the name of a stage, and the share of it that is done.
 
     Raises:

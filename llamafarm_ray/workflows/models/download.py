@@ -32,7 +32,6 @@ class Downloaded:
         record: record of its origin, with digests and licence.
         folder: the folder with its files, the cache's own or the one that was asked for.
         was_here: True if nothing had to be fetched.
-        version: the version that it was registered as.
         signed_by: the digest of the key whose signature all of its files have, where that was asked for.
     """
 
@@ -108,7 +107,6 @@ def check_signature(folder: Path, record: DownloadRecord, public_key: str) -> Di
     """Check that a key signed each file of a download; signed files that were not downloaded may be absent.
 
     Args:
-        folder: the downloaded files.
         record: record of the download, with their digests.
         public_key: the key, as PEM.
 

@@ -26,7 +26,6 @@ def check_in_llama_cpp(path: Path, inputs: Sequence[Sequence[int]], next_tokens:
     """Load a file in llama.cpp, and compare its tokens and its next tokens with those expected.
 
     Args:
-        path: the file.
         inputs: token ids of the measured texts, of which each may be cut off at its end.
         next_tokens: the expected next token after each; -1: any.
 

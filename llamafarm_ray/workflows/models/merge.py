@@ -17,11 +17,7 @@ class MergedModel:
     """A merged model.
 
     Attributes:
-        path: its folder.
-        adapter: merged adapter.
-        base_model: into what.
         check: similarity of its answers to the source's.
-        notes: remarks on it.
     """
 
     path: Path
@@ -48,7 +44,6 @@ def merge(
         output: the folder to write.
         base_model: place of the base, if not the one in the adapter's record.
         dtype: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the base model's own.
-        overwrite: replace what is there.
 
     Raises:
         ConflictError: ``output`` is taken.

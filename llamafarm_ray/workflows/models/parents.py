@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters import read_adapter_config
 from llamafarm_ray.registry import BaseModel, RegistryApi
 from llamafarm_ray.storage import Manifest
+from llamafarm_ray.storage.copying import check_output, put_in_place
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.inspection.base import usable_base
 from llamafarm_ray.workflows.versions.register import base_reference, read_run_record
@@ -28,9 +28,7 @@ class Parent:
 
     Attributes:
         reference: as it was asked for, or the version it turned out to be.
-        folder: its files.
-        digest: of their manifest, as the registry would have it.
-        base: the base model it was trained on.
+        digest: of the manifest of its files, as the registry would have it.
         method: training method; empty if unknown.
         lineage: known facts of its data and configuration: ``dataset``, ``dataset_digest``, ``config_digest``.
     """
@@ -40,7 +38,7 @@ class Parent:
     digest: str
     base: BaseModel
     method: str
-    lineage: dict[str, Any]
+    lineage: dict[str, object]
 
 
 def find_parent(registry: RegistryApi, reference: str, base_model: str | None = None) -> Parent:
@@ -89,19 +87,12 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         ConflictError: ``output`` is there already.
     """
-    if output.exists() and not overwrite:
-        raise ConflictError(f"The output {str(output)!r} exists already.", hint="Use another --output, or --overwrite.")
+    check_output(output, overwrite=overwrite)
     partial = output.absolute().with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:
         yield partial
-        if output.exists():
-            old = partial.with_name(f"{partial.name}.old")
-            output.rename(old)
-            partial.rename(output)
-            shutil.rmtree(old)
-        else:
-            partial.rename(output)
+        put_in_place(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -51,11 +51,9 @@ class Tried:
     """A scheme that was tried.
 
     Attributes:
-        scheme: its name.
         engine: the engine that its speed was measured in; empty if none was.
         quality: see `llamafarm_ray.models.quantize.quality`.
         difference: from the source, by name.
-        size_bytes: of its weights.
         first_token_s: seconds to the first token of an answer.
         tokens_per_s: tokens a second after it.
         is_on_front: True if none that was tried is better in size, quality or speed and as good in the others.
@@ -85,11 +83,8 @@ class QuantizedModel:
         path: its folder; one with a folder for each kept scheme, if the front was asked for.
         source: source of the quantization, as it was asked for.
         source_digest: the digest of its files.
-        source_bytes: of its weights.
-        scheme: the scheme's name.
         num_samples: texts that the rounding was fitted to.
         tried: all that were measured; the chosen one alone where a scheme was named.
-        notes: remarks on it.
         keep: results that were kept.
     """
 
@@ -141,7 +136,6 @@ def quantize(
         calibration: a dataset whose texts the rounding is fitted to, where the scheme can be.
         keep: of scheme ``auto``: ``front`` keeps each result of the Pareto front within the budget, in a folder of
             its scheme's name below ``output``.
-        overwrite: replace what is there.
         measure: measures speed; ``None``: it is not measured.
         on_stage: called with the name of a stage, and the share of it that is done.
 

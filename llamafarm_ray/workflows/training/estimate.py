@@ -52,16 +52,12 @@ class RunEstimate:
     """A run, and its memory, time and cost.
 
     Args:
-        shape: the model.
-        setup: the run.
-        machine: the hardware.
         memory: of each worker's device.
         verdict: ``fits``, ``tight`` (within what estimates may be off by) or ``too large``.
         duration: of all epochs; of a million tokens where the number of rows is not known.
         num_rows: training rows; None where unknown.
         alternatives: setups that fit, where this does not.
         options: every method and strategy that fits, the fastest first; where they were asked for.
-        notes: assumptions.
     """
 
     shape: ModelShape

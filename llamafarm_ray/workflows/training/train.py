@@ -13,10 +13,11 @@ from llamafarm_ray.capacity import is_on_one_machine
 from llamafarm_ray.config import Config, config_digest
 from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
 from llamafarm_ray.data.report import Tell
-from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.registry.usage import Work
+from llamafarm_ray.storage.copying import check_output
 from llamafarm_ray.telemetry.traces import step
 from llamafarm_ray.workflows.accounting.metering import meter_of
 from llamafarm_ray.workflows.datasets.create_dataset import check_source, create_dataset, dataset_name
@@ -44,11 +45,8 @@ class TrainingRun:
     """A run that can start: everything that can be known to be wrong without a cluster was looked at.
 
     Attributes:
-        config: configuration of the work.
         registry: registry for datasets and the base model.
-        base: the base model.
         output: the folder to write.
-        overwrite: replace what is there.
         restart: forget an unfinished run with this output instead of going on with it.
     """
 
@@ -76,7 +74,6 @@ class TrainingRun:
                 is built from ``dataset.source`` first.
             registry: registry for a base model.
             output: the folder to write; ``trained_models/NAME`` by default. See `own_output` for jobs.
-            overwrite: replace what is there.
             restart: forget an unfinished run with this output instead of going on with it.
 
         Raises:
@@ -87,10 +84,7 @@ class TrainingRun:
         check_device_hours(registry, config.name)
         check_rows(config)
         target = own_output(output or Path("trained_models", config.name), config)
-        if target.exists() and not overwrite:
-            raise ConflictError(
-                f"The output {str(target)!r} exists already.", hint="Use another --output, or --overwrite."
-            )
+        check_output(target, overwrite=overwrite)
         return cls(config, registry, usable_base(config.base_model, registry), target, overwrite, restart)
 
     def run(

@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from llamafarm_ray.storage.local import write_whole
 from llamafarm_ray.tuning.explain import explain
 from llamafarm_ray.tuning.journal import Journal, SweepFacts, best_of
 from llamafarm_ray.tuning.report import SweepPage, write_page
 from llamafarm_ray.tuning.space import Space
 
-__all__ = ["Page", "write_whole"]
+__all__ = ["Page"]
 
 _PAGE_S: Final = 5.0
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    new = path.with_suffix(f"{path.suffix}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 @dataclass(slots=True)

@@ -58,7 +58,6 @@ def with_sizes(config: Config, *, num_rows: int, passes: int) -> Config:
 
     Args:
         config: of a trial, or of the sweep.
-        num_rows: rows of the training split.
         passes: passes over the questions that the rows are written in.
     """
     tuning = config.fine_tuning

@@ -33,8 +33,6 @@ class TrialSettings:
     """Settings passed to every trial's process.
 
     Args:
-        home: of the registry.
-        metric: deciding metric.
         points: points of comparison; None if trials aren't compared.
         num_rows: rows of the training split.
         passes: passes over the questions that they are written in.
@@ -97,10 +95,8 @@ class _Watcher:
 
     Args:
         folder: of the run; its history is read as it is written.
-        metric: deciding metric.
         every: steps between two points.
-        report: receiver of reports.
-        kept: folder for the checkpoints at these points; None if nobody will need them.
+        kept: folder for the checkpoints at the points of comparison; None if nobody will need them.
     """
 
     def __init__(self, folder: RunFolder, metric: str, every: int, report: Report, *, kept: Path | None) -> None:

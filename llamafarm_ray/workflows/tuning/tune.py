@@ -18,6 +18,7 @@ from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
+from llamafarm_ray.storage.local import write_whole
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.plan.resources import count_devices
 from llamafarm_ray.tuning.automl import AutoSpace, automatic_space
@@ -41,7 +42,7 @@ from llamafarm_ray.workflows.tuning.checks import (
     no_validation,
     with_whole_paths,
 )
-from llamafarm_ray.workflows.tuning.page import Page, write_whole
+from llamafarm_ray.workflows.tuning.page import Page
 from llamafarm_ray.workflows.tuning.sizes import Points, finished_seconds, num_concurrent_trials, num_trials, with_sizes
 from llamafarm_ray.workflows.tuning.trial import TrialSettings, run_trial
 from llamafarm_ray.workflows.versions.register import register_trained
@@ -57,10 +58,8 @@ class TunedModel:
     """A finished sweep.
 
     Attributes:
-        folder: the sweep's.
         path: the best trial's model; None where no trial finished.
         config: the best trial's configuration.
-        result: all trials.
         words: findings, in sentences.
     """
 
@@ -78,9 +77,7 @@ class TuningRun:
     Attributes:
         config: ``tuning`` says what is tried.
         registry: registry for datasets and the base model.
-        folder: the sweep's state.
         output: the folder that the best model becomes.
-        base: the base model.
         domains: searched domains; None where they are left open (AutoML).
     """
 
@@ -260,10 +257,6 @@ class TuningRun:
         """Write the results, and publish the best trial's model.
 
         Args:
-            sweep: the sweep.
-            space: its search space.
-            result: its trials.
-            page: its report.
             sizes: decides the epochs and the batch size of a trial, so that the same are used again.
         """
         config = None

@@ -18,8 +18,6 @@ class Description:
     """A version.
 
     Attributes:
-        record: the registered record.
-        aliases: those that point at it.
         deployments: the roots of the endpoints that serve it.
         files: its files; ``None`` where its content is no longer kept.
         approvals: principals whose approval counts, by alias.

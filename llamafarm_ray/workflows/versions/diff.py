@@ -54,11 +54,9 @@ class Difference:
 
     Attributes:
         left, right: the references, ``name:version``.
-        fields: fields of their records that differ.
         parameters: of their training, by dotted name.
         metrics: their results by dotted name, also those that are equal.
         files: by path, as (size in bytes, digest).
-        num_same_files: number of files in both.
         are_files_known: True if both sides' content is still stored.
     """
 
@@ -82,7 +80,6 @@ def diff(registry: RegistryApi, left: str, right: str, *, at: dt.datetime | None
     Args:
         registry: the registry to read.
         left: ``name``, ``name:1.2.0`` or ``name@production``.
-        right: the other one.
         at: as of when; now by default.
 
     Raises:

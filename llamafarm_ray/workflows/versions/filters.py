@@ -71,8 +71,6 @@ class Filters:
     """Conditions on a version.
 
     Attributes:
-        fields: words of the registry.
-        words: words of the model's files.
         amounts: goals for amounts.
         goals: goals for evaluation results, by dotted name.
     """

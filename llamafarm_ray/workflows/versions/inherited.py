@@ -18,7 +18,6 @@ def inherited_facts(
     """Return the facts that a model inherits from its parents.
 
     Args:
-        registry: registry that knows the sources.
         sources: manifest digests of what it was made from.
         folder: its own files; their card or GGUF header names the licence where no registered source does.
         is_adapter: True for an adapter, which holds none of its base's weights.

@@ -24,10 +24,8 @@ class RankedVersion:
     Args:
         rank: its place; equal scores share one.
         ref: ``name:version``.
-        value: its score.
         baseline: the score of what it was compared with; None if it was not.
         verdict: ``better``, ``worse`` or ``noise`` against that; empty if it is not known.
-        num_examples: examples measured.
     """
 
     rank: int
@@ -43,9 +41,6 @@ class Ranking:
     """Versions that were measured alike.
 
     Args:
-        benchmark: name of the benchmark.
-        metric: name of the metric.
-        higher_is_better: its direction.
         digests: the digests that all of them share.
         rows: the versions, the best first.
     """
@@ -82,7 +77,6 @@ def make_leaderboard(registry: RegistryApi, names: Sequence[str] = (), metric: s
     Only scores of equal data, settings, template, backend and code are in one ranking.
 
     Args:
-        registry: registry of the versions.
         names: models, or single versions, to rank; none: all that may be read.
         metric: ``accuracy``, or ``closed_book.accuracy``; None: the first metric of each benchmark.
 

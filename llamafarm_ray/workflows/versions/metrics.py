@@ -12,6 +12,7 @@ from llamafarm_ray.evaluation.result import RESULTS, SECTIONS, EvaluationResult
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.governance.policy import flat_metrics
 from llamafarm_ray.registry.state.records import EVALUATED_ON
+from llamafarm_ray.storage.local import write_whole
 
 __all__ = [
     "add_result",
@@ -107,11 +108,8 @@ def write_json(value: Mapping[str, object], path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.rename(path)
+        write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
 

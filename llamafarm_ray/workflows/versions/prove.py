@@ -35,7 +35,6 @@ class Proved:
 
     Attributes:
         folder: its files: those that were given, or a copy with other names for its tensors.
-        facts: the findings.
     """
 
     folder: Path
@@ -47,7 +46,6 @@ def proved_folder(folder: Path, base: Path | None, *, fix_names: bool) -> Iterat
     """Prove an adapter for the time of a block, in which its files can be read.
 
     Args:
-        folder: the adapter's folder.
         base: the base model's folder; ``None`` where its files are not on this machine. Then only the adapter's own
             files are checked.
         fix_names: True to correct well-known wrong names of tensors, in a copy.
@@ -106,7 +104,6 @@ def known_base(registry: RegistryApi, reference: str, digest: str) -> Path | Non
     Args:
         registry: registry for the result.
         reference: the base as a training run named it.
-        digest: of its manifest.
     """
     if next(registry.state.with_content(digest), None) is not None:
         with contextlib.suppress(LlamaFarmError):
@@ -122,8 +119,6 @@ def prove_pulled(registry: RegistryApi, record: VersionRecord, folder: Path) -> 
 
     Args:
         registry: registry for its base.
-        record: its version.
-        folder: its files.
 
     Raises:
         InputError: the adapter does not fit, or no engine serves it.

@@ -28,7 +28,6 @@ def pull(registry: RegistryApi, reference: str, output: Path | None = None, *, a
     An adapter that was not proved against its base at registration is proved now, where that base is here.
 
     Args:
-        registry: registry that has the version.
         reference: ``name``, ``name:1.2.0`` or ``name@production``.
         output: the folder to write, not there yet or empty; by default the cache's own, which is not to be changed.
         at: as of when the reference is read; now by default.

@@ -45,9 +45,6 @@ class Registration:
         version: the number; the next free one by default.
         bump: the part that the next free number raises: major, minor (the default) or patch. With it, files and facts
             that are registered already become another version.
-        base_model: the base it was trained on.
-        method: training method.
-        dataset: the dataset's name.
         performance_metrics: a JSON file with evaluation results.
         domain, description, tags: to find it by.
         license, capabilities, usage_restrictions: to judge it by; by default those of the registered models that it
@@ -200,9 +197,6 @@ def register_trained(registry: RegistryApi, config: Config, folder: Path, *, run
 
     Args:
         registry: registry that gets the version.
-        config: the configuration.
-        folder: the model's files.
-        run: the training run that made it.
 
     Raises:
         UserError: as `register`.

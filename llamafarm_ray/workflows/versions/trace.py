@@ -27,7 +27,6 @@ def trace(
     Args:
         registry: the registry to read.
         reference: a version. Going down, equal content under names that whoever asks may not read has no name.
-        dataset: a dataset's name.
         document: a document's path or digest; what was made from it is shown, whatever the direction.
         direction: ``down`` to the sources, ``up`` to what came of it, ``both``.
         at: as of when; now by default.

@@ -53,7 +53,6 @@ def find_training_data(config: Config, registry: RegistryApi, *, folder: Path | 
 
     Args:
         config: ``dataset.validation.split_ratio`` and ``seed`` say which rows of it were held out.
-        registry: registry of versions and datasets.
         folder: the adapter's, or the model's.
         version: reference of its registered version; empty for a folder.
     """
@@ -74,7 +73,6 @@ def find_inherited_data(
         folder: likewise.
         version: likewise.
         base: folder of the base that the model is on; what made the folder is known without a registry too.
-        base_digest: digest of its files.
     """
     own = _Origin.of(registry, folder, version)
     below = _Origin.of(registry, base, "")

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_server import QuietHandler, http_server
 from packaging.version import Version
 
 from llamafarm_ray.clusters.advisories import ADVISORIES, installed_versions, known_problems
@@ -130,22 +129,14 @@ def test_an_object_store_without_shared_memory_is_a_warning():
 def job_server(request):
     """A job server that listens on an address; it asks for a token if ``protected``."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protected = False
 
         def do_GET(self):
-            self.send_response(401 if self.protected else 200)
-            self.end_headers()
-            self.wfile.write(json.dumps([]).encode())
+            self.reply(401 if self.protected else 200, json.dumps([]).encode())
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer((request.param, 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Handler, f"http://127.0.0.1:{server.server_address[1]}", request.param
-    server.shutdown()
-    server.server_close()
+    with http_server(Handler, request.param) as url:
+        yield Handler, url, request.param
 
 
 @pytest.mark.parametrize("protected", [True, False])

@@ -7,7 +7,7 @@ import pytest
 from adapters import make_adapter
 from engine_server import serving
 from gguf_files import write_gguf, write_lora
-from tiny_model import make_rows, make_tiny_model
+from tiny_model import make_rows
 
 from llamafarm_ray.evaluation.answering import answer_held_out
 from llamafarm_ray.evaluation.custom.questions import Question
@@ -28,11 +28,6 @@ ROWS = make_rows(5)
 
 def quiet(*_):
     pass
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from adapters import make_adapter
-from tiny_model import make_rows, make_tiny_model
+from tiny_model import make_rows
 
 from llamafarm_ray.evaluation import generation, losses
 from llamafarm_ray.evaluation.answering import answer_held_out
@@ -26,16 +25,6 @@ ROWS = make_rows(40)
 
 class KilledError(Exception):
     """The process ended."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    return make_adapter(base, tmp_path_factory.mktemp("adapter"), seed=3)
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from adapters import greedy, make_adapter
-from tiny_model import make_rows, make_tiny_model
+from adapters import greedy
+from tiny_model import make_rows
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.custom.questions import Question
@@ -14,16 +14,6 @@ from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
 ASKED = tuple(make_rows(1)[0]["messages"][:1])
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    return make_adapter(base, tmp_path_factory.mktemp("adapter"), seed=3)
 
 
 @pytest.fixture(scope="module")

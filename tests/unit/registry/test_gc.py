@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from collector import NOW, late, registry_of, run, stored
+from collector import NOW, deployed_base, late, registry_of, run, stored
 from signing_key import make_key
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
@@ -58,12 +58,6 @@ def test_what_was_condemned_can_be_published_again(registry, folder, orphan):
     assert {generation for _, generation in stored(registry)} == {1}
     assert verify(registry.home).problems == ()
     assert RegistryService(registry.home, cache=folder.parent / "new").pull("bot:1.0.0")
-
-
-def deployed_base(digest):
-    return RecordDeployment(
-        DeploymentRecorded(application="app", base_model="b", base_digest=digest, url="http://x", ray_address="")
-    )
 
 
 @pytest.mark.usefixtures("bot")

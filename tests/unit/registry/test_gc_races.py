@@ -4,12 +4,12 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from collector import NOW, late, registry_of, run, stored, while_marking
+from collector import NOW, deployed_base, late, registry_of, run, stored, while_marking
 from signing_key import make_key
 
 from llamafarm_ray.errors import ConflictError, IntegrityError
-from llamafarm_ray.registry import DeploymentRecorded, RegistryService, signing
-from llamafarm_ray.registry.commands import RecordDeployment, Sign
+from llamafarm_ray.registry import RegistryService, signing
+from llamafarm_ray.registry.commands import Sign
 from llamafarm_ray.registry.history.verify import verify
 from llamafarm_ray.types import ModelKind, ModelRef
 
@@ -47,12 +47,6 @@ def test_a_version_registered_while_marking_is_seen(registry, folder, orphan, mo
     run(registry)
     assert registered[0].registered.manifest == orphan.digest
     assert verify(registry.home).problems == ()
-
-
-def deployed_base(digest):
-    return RecordDeployment(
-        DeploymentRecorded(application="app", base_model="b", base_digest=digest, url="http://x", ray_address="")
-    )
 
 
 @pytest.mark.usefixtures("bot")

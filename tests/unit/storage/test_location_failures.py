@@ -6,9 +6,9 @@ import os
 import pickle
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_server import QuietHandler, http_server
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.storage import Location, opening
@@ -122,24 +122,17 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_by_work_that_can_wait(mo
         monkeypatch.setenv(f"AWS_{name}", "test")
     asked = []
 
-    class Away(BaseHTTPRequestHandler):
+    class Away(QuietHandler):
         def do_PUT(self):
             asked.append(self.path)
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(503 if len(asked) <= 6 else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.read_body()
+            self.reply(503 if len(asked) <= 6 else 200)
 
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Away) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with http_server(Away) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         location = Location("s3://bucket/kept", is_patient=is_patient)
         with contextlib.nullcontext() if is_patient else pytest.raises(StorageError, match="can't be written"):
             location.write("a", b"checkpoint")
-        server.shutdown()
     assert len(asked) == (7 if is_patient else 3)
 
 

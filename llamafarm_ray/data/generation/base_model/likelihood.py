@@ -32,7 +32,6 @@ def likelihoods(job: LikelihoodJob, report: Callable[[str, float], None]) -> lis
     """Return for each question of a job its log-probability after each of its sentences.
 
     Args:
-        job: the questions.
         report: called with the stage and the fraction of it that is done.
 
     Raises:
@@ -67,7 +66,6 @@ class QuestionLikelihood:
 
     Args:
         model: a causal language model that has learned the lessons, in evaluation.
-        tokenizer: its tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -102,7 +100,6 @@ class QuestionLikelihood:
         Args:
             cache: of the text, a batch of one.
             first: logits of the first token, shape (vocabulary,).
-            num_before: tokens in the cache.
             lines: token ids of each line.
         """
         cache.batch_repeat_interleave(len(lines))

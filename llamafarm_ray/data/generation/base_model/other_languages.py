@@ -26,10 +26,8 @@ def fault_elsewhere(question: str, *, topic: str, body: str, rules: Language) ->
     """Return the reason why a question can't be used, empty if it can.
 
     Args:
-        question: the question.
         topic: title and headings of its text.
         body: the text, after the sentence that it points back to.
-        rules: of the text's language.
     """
     if (rules.marks and not question.endswith(rules.marks)) or len(normal_words(question)) < _MIN_WORDS:
         return "question is no question"

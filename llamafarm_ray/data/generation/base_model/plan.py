@@ -22,7 +22,6 @@ class BaseModelPlan:
 
     Args:
         folder: the model, the same path on each node.
-        num_cpus: CPUs to compute with.
         num_gpus: GPUs to compute with, 0 or 1.
         sampling: decides the pairs.
         study: decides the writer that the model becomes.

@@ -17,7 +17,6 @@ class LikelihoodJob:
     """Questions, each with the sentences that it may be about.
 
     Args:
-        folder: the base model.
         cache: folder or URI for what it learns from the lessons; None: nowhere.
         asked: for each question its words, and places in ``sentences``.
         sentences: for each sentence the heading line above it, the sentence before it or nothing, and the sentence.

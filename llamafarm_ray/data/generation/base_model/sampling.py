@@ -47,7 +47,6 @@ class LineSampler:
 
     Args:
         model: a causal language model, in evaluation.
-        tokenizer: its tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,11 +64,9 @@ class LineSampler:
         """Return ``num_samples`` lines for each prompt.
 
         Args:
-            prompts: to continue.
             num_samples: lines for each.
             max_tokens: most tokens of a line.
             temperature: of the draws among the 40 likeliest tokens; 0 takes the likeliest.
-            seed: of the random numbers.
         """
         generator = torch.Generator(device=self._device).manual_seed(seed)
         encoded = [self._tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]

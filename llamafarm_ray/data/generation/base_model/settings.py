@@ -17,10 +17,8 @@ class Sampling:
 
     Args:
         num_samples: questions drawn for each text.
-        temperature: of the draws.
         min_score: least mean log-probability of a question's tokens.
         phrasings: most questions kept for a text.
-        seed: of the random numbers.
     """
 
     num_samples: int = 12
@@ -40,7 +38,6 @@ class Study:
     Args:
         epochs: passes over the lessons.
         learning_rate: highest rate; it warms up for five steps, then falls to zero in a line.
-        rank: of the update.
         tokens_per_step: most tokens of a step, padding included.
     """
 

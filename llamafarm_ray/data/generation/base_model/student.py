@@ -29,9 +29,6 @@ def load_student(
     """Return a base model that has learned the lessons, in evaluation, and its tokenizer.
 
     Args:
-        folder: the base model.
-        study: settings of learning.
-        seed: of learning.
         cache: folder or URI for the update that the model learns, so that it is learned once; None: nowhere.
         num_threads: threads to compute with, at most the cores that this process may use.
         device: where to compute.

@@ -45,9 +45,7 @@ def learn(
 
     Args:
         model: a causal language model, with all weights loaded.
-        tokenizer: its tokenizer.
         lessons: to learn from.
-        study: settings.
         seed: decides the order of lessons, and the update's first weights.
         kept: an update that was learned before is used, and a new one stored; None: it is learned in any case.
     """

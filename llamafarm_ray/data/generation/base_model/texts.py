@@ -31,7 +31,6 @@ class Text:
     Args:
         topic: title and headings, without repetition.
         before: the sentence before it, if the text points back to one; else empty.
-        text: the text.
         heading: the nearest heading above it; empty if there is none.
     """
 
@@ -63,9 +62,6 @@ def texts_of(title: str, headings: Sequence[str], passage: str, language: str = 
     """Return the texts of a passage that have at least three words.
 
     Args:
-        title: of the document.
-        headings: path of headings down to the passage.
-        passage: its text.
         language: ISO 639-1 code.
     """
     points_back = language_rules(language).points_back
@@ -83,7 +79,6 @@ def sentences_in_context(heading: str, sentences: Sequence[str]) -> list[tuple[s
     """Return each sentence of a passage with the heading line above it and the sentence that it points back to.
 
     Args:
-        heading: the heading line.
         sentences: all sentences of one passage, in order.
     """
     before = {text.text: text.before for text in texts_of("", (heading,), "\n".join(sentences))}
@@ -94,8 +89,6 @@ def question_fault(question: str, text: Text, language: str = "en") -> str:
     """Return the reason why a question can't be used, empty if it can.
 
     Args:
-        question: the question.
-        text: that it is about.
         language: ISO 639-1 code of the text's language.
     """
     rules = language_rules(language)

@@ -29,8 +29,6 @@ class _Candidate:
     """A question about the text with that index; the higher the score, the better.
 
     Args:
-        text: index of the text.
-        question: the question.
         score: mean log-probability of its tokens.
         short: the question without the document's name, where it fits no other text better; else the same.
     """
@@ -50,8 +48,6 @@ class BaseModelWriter:
     `Text.answer`, in the document's own words: a small model that shortens it makes mistakes.
 
     Args:
-        sampler: the model.
-        sampling: settings.
         provenance: recorded with each example.
     """
 

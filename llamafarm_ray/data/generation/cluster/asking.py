@@ -45,7 +45,6 @@ class ClusterAsker:
     """Asks a model in vLLM. Needs a connected Ray where an answer is not stored.
 
     Args:
-        plan: model and settings.
         on_use: called with the use of devices by a run.
         engine: answers requests; by default vLLM.
     """
@@ -93,7 +92,6 @@ class ClusterAsker:
         """Yield answers to requests by key.
 
         Args:
-            missing: the requests.
             is_whole: True if nothing was answered before, so that an engine that refuses all of them is of no use.
         """
         quiet_libraries()

@@ -47,7 +47,6 @@ def answers_of(plan: VllmPlan, requests: Sequence[EngineRequest]) -> Iterator[tu
     One request that the engine refuses, as a prompt that is too long, stops no other.
 
     Args:
-        plan: model and settings.
         requests: at least one.
     """
     rows = [

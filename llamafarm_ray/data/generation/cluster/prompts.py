@@ -18,7 +18,6 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[st
     """Return the tokens of a prompt after which the model answers.
 
     Args:
-        tokenizer: the model's.
         messages: a system turn and a user turn.
     """
     joined = "\n\n".join(message["content"] for message in messages)

@@ -24,7 +24,6 @@ def limited_schema(body: Mapping[str, Any], num_items: int) -> dict[str, object]
     can't be read.
 
     Args:
-        body: of the request.
         num_items: number of examples that it asks for.
     """
     schema: Mapping[str, Any] = body["response_format"]["json_schema"]["schema"]

@@ -24,7 +24,6 @@ def write_in_cluster(
     """Yield the pairs of each batch, in order.
 
     Args:
-        plan: model and settings.
         batches: passages.
         on_use: called with the use of devices.
         engine: answers requests; by default vLLM.

@@ -26,6 +26,7 @@ __all__ = [
     "parse_answer",
     "parse_json",
     "points_at_passage",
+    "text_of",
     "without_controls",
 ]
 
@@ -74,6 +75,18 @@ def parse_json(text: str) -> object:
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"It is not JSON ({str(error)[:80]}).") from None
     return value
+
+
+def text_of(item: Mapping[str, object], name: str) -> str:
+    """Return the text of an element's field on one line.
+
+    Raises:
+        BadAnswerError: the field is missing or no text.
+    """
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise BadAnswerError(f'The "{name}" of an element is not a text.')
+    return one_line(value)
 
 
 def parse_answer(text: str) -> list[Pair]:
@@ -131,8 +144,6 @@ def examples_from(
     """Return the examples of an answer, and the number of dropped pairs or wordings by reason.
 
     Args:
-        pairs: the parsed answer.
-        passage: the passage that was given.
         provenance: recorded with each example.
         unanswerable: turn a pair without an answer into an example with the fixed refusal of its language; else it is
             dropped.

@@ -10,7 +10,7 @@ from typing import TypeVar
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError
 from llamafarm_ray.data.generation.endpoint.batches import BatchTerms, answers_by_batch
 from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache, request_key
-from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms
+from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms, all_of
 from llamafarm_ray.data.generation.endpoint.parsed import ask_parsed
 from llamafarm_ray.errors import InputError
 
@@ -27,8 +27,6 @@ class Asker:
     """Asks a server and reads its answers.
 
     Args:
-        terms: server and limits.
-        cache: answers so far.
         batches: settings of the server's batch API; None: each request is sent by itself.
     """
 
@@ -59,20 +57,13 @@ class Asker:
         async with Client(self.terms) as client:
             if self._batches is not None:
                 await self._ask_in_batches(requests, readers, client, self._batches)
-            tasks = [
-                asyncio.create_task(self._ask_or_reason(*each, client)) for each in zip(requests, readers, strict=True)
-            ]
-            try:
-                results = await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            asked = zip(requests, readers, strict=True)
+            results = await all_of(self._ask_or_reason(*each, client) for each in asked)
         refusals = [result for result in results if isinstance(result, RefusedError)]
         self._is_answered = self._is_answered or len(refusals) < len(results)
         if refusals and not self._is_answered:
             raise InputError(f"The endpoint {self.terms.base_url} refuses all requests ({refusals[0]}).")
-        return list(results)
+        return results
 
     async def _ask_in_batches(
         self, requests: Sequence[Request], readers: Sequence[Callable[[str], T]], client: Client, batches: BatchTerms

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from llamafarm_ray.data.generation.endpoint.cache import Answer
-from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, answer_in, most_tokens
+from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, all_of, answer_in, most_tokens
 from llamafarm_ray.errors import InfrastructureError, InputError, NotFoundError
 from llamafarm_ray.storage import Location
 
@@ -46,7 +46,6 @@ class BatchTerms:
         records: folder or URI where the ids of batches are kept, so that a build that was killed goes on with them.
         price_factor: price of a request in a batch, in parts of the usual one.
         first_poll_s: wait before a batch is asked for its state a second time; each further one is half as long again.
-        longest_poll_s: the longest wait.
     """
 
     records: str
@@ -60,23 +59,11 @@ async def answers_by_batch(client: Client, requests: Requests, terms: BatchTerms
 
     Batches that an earlier attempt created for the same requests are not created again.
 
-    Args:
-        client: of the server.
-        requests: with their keys.
-        terms: of batches.
-
     Raises:
         InputError: the server has no batch API, or takes no batch with these requests; or the cost could pass the
             limit. See `Client.call` for other errors.
     """
-    jobs = [_Job(client, part, terms) for part in _parts(requests)]
-    tasks = [asyncio.create_task(job.answers()) for job in jobs]
-    try:
-        results = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    results = await all_of(_Job(client, part, terms).answers() for part in _parts(requests))
     return {key: answer for result in results for key, answer in result.items()}
 
 
@@ -102,13 +89,7 @@ def _line(key: str, body: Mapping[str, object]) -> bytes:
 
 @dataclass
 class _Job:
-    """One batch.
-
-    Args:
-        client: of the server.
-        requests: in the batch.
-        terms: of batches.
-    """
+    """One batch."""
 
     client: Client
     requests: Requests

@@ -17,10 +17,7 @@ class Answer:
     """A model's answer.
 
     Args:
-        content: the text.
         finish_reason: OpenAI's; ``length`` if it was cut at the limit of tokens.
-        input_tokens: tokens of the prompt.
-        output_tokens: tokens of the answer.
     """
 
     content: str

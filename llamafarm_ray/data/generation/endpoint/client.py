@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,8 +18,9 @@ from llamafarm_ray.data.generation.endpoint.cache import Answer
 from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, num_tokens_estimated
 from llamafarm_ray.data.generation.endpoint.requests import Dialect
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
+from llamafarm_ray.storage.downloads.web import trusted_authorities
 
-__all__ = ["Client", "RefusedError", "Terms", "UnansweredError", "answer_in", "most_tokens"]
+__all__ = ["Client", "RefusedError", "Terms", "UnansweredError", "all_of", "answer_in", "most_tokens"]
 
 _T = TypeVar("_T")
 
@@ -63,12 +62,7 @@ class Terms:
         base_url: address up to ``/v1``.
         api_key: sent as a bearer token; empty: none is sent.
         timeout_s: longest wait for one answer.
-        max_attempts: attempts of one request.
         concurrency: most requests at once.
-        requests: pace of requests.
-        tokens: pace of tokens.
-        budget: money.
-        dialect: form of requests.
         first_wait_s: wait after the first failure; each further one doubles it.
         closed_until: no request is sent before this time on the monotonic clock.
     """
@@ -86,12 +80,6 @@ class Terms:
     closed_until: float = 0.0
 
 
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    """Return the context of all clients: reading the certificates takes longer than many an answer."""
-    return httpx.create_ssl_context()
-
-
 class Client:
     """Asks a server. A client belongs to one event loop; its `Terms` outlast it."""
 
@@ -103,7 +91,7 @@ class Client:
             headers=headers,
             timeout=terms.timeout_s,
             limits=httpx.Limits(max_connections=terms.concurrency),
-            verify=_certificates(),
+            verify=trusted_authorities(),
         )
 
     async def __aenter__(self) -> Self:
@@ -299,3 +287,14 @@ def _retry_after_s(headers: httpx.Headers) -> float | None:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+async def all_of(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Return the results of calls that run at the same time. The first error, or a cancellation, ends all of them."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

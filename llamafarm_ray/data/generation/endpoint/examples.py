@@ -55,13 +55,9 @@ class Asking:
     """Settings that decide a model's request.
 
     Args:
-        model: its name at the endpoint.
-        temperature: of sampling.
-        max_output_tokens: longest answer.
         questions_per_doc: pairs wanted of a document; None: one for each fact.
         phrasings: wordings of each question.
         unanswerable: ask for questions too that the passage does not answer.
-        kinds: kinds of examples.
         variety: the person who asks, and the difficulty.
         tools: that calls are written for.
     """
@@ -112,7 +108,6 @@ class AskedFor:
     """A request.
 
     Args:
-        kind: of the examples.
         num_items: number of examples asked for.
         body: in OpenAI's form.
     """
@@ -179,9 +174,6 @@ def reader_of(passage: Passage, asked: AskedFor, asking: Asking, provenance: Pro
     """Return the function that reads the answer to a request.
 
     Args:
-        passage: that the request is about.
-        asked: the request.
-        asking: the settings that it was made with.
         provenance: recorded with each example.
     """
     provenance = replace(provenance, persona=asking.variety.persona_of(passage))

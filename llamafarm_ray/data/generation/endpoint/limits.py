@@ -59,9 +59,7 @@ class Budget:
     A request reserves the most that it can cost before it is sent, so that the limit holds whatever is answered.
 
     Args:
-        prices: prices of tokens.
         max_cost_usd: the limit; None: no limit.
-        section: the section of the configuration that says so.
     """
 
     prices: Prices
@@ -74,8 +72,6 @@ class Budget:
         """Reserve the most that a request can cost and return it.
 
         Args:
-            input_tokens: of its prompt.
-            max_output_tokens: longest answer.
             price_factor: its price in parts of the usual one.
 
         Raises:

@@ -23,10 +23,7 @@ async def ask_parsed(
     The good answer is stored under the first request, the one that comes again when the work is repeated.
 
     Args:
-        client: asks the server.
-        cache: answers so far.
         base_url: the server's address.
-        request: the request.
         parse: reads an answer, or raises `BadAnswerError`.
 
     Raises:

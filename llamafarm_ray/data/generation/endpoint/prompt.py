@@ -55,7 +55,6 @@ def num_pairs_of(passage: Passage, questions_per_doc: int | None, num_facts: int
     Args:
         passage: its place and the number of passages count.
         questions_per_doc: pairs wanted of the document; None: one for each fact.
-        num_facts: number of facts of the passage.
     """
     if questions_per_doc is None:
         return num_facts
@@ -79,7 +78,6 @@ def request_messages(
     """Return a prompt's messages about a passage.
 
     Args:
-        system: the rules.
         ask: kind and number of the examples to write.
         passage: the passage, with its place in the document.
         num_items: the number in ``ask``.
@@ -97,7 +95,6 @@ def response_format(key: str, fields: Mapping[str, object]) -> dict[str, object]
     """Return the schema of an answer, in OpenAI's form for structured outputs.
 
     Args:
-        key: of the list in the answer.
         fields: schema of each field of an element.
     """
     item = {

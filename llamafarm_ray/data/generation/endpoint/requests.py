@@ -19,10 +19,6 @@ def chat_request(
     """Return a request in OpenAI's form, as it is stored and digested.
 
     Args:
-        model: its name at the endpoint.
-        messages: the prompt.
-        temperature: of sampling.
-        max_output_tokens: longest answer.
         answer_format: form of the answer, see `response_format`.
     """
     return {

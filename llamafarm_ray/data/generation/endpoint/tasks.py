@@ -17,6 +17,7 @@ from llamafarm_ray.data.generation.endpoint.answers import (
     difficulty_of,
     one_line,
     points_at_passage,
+    text_of,
 )
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example, Message, Provenance
@@ -42,7 +43,6 @@ class Draft:
     """A conversation that an answer holds.
 
     Args:
-        messages: the turns.
         extra: see `Example.extra`.
     """
 
@@ -61,7 +61,6 @@ class Task:
     Args:
         wanted: the rules of the prompt that are the kind's own.
         noun: an element of the answer in words, for "Write 2 instructions".
-        fields: names of the fields of an element.
         facts_per_item: facts of a passage for one element; 0: one element of each passage.
         read: returns the conversation in an element, or the reason to drop it.
     """
@@ -93,9 +92,7 @@ def examples_of_task(
     """Return the examples in the elements of an answer, and the number of dropped ones by reason.
 
     Args:
-        items: the elements.
         kind: of the examples, as in ``qa_generation.kinds``.
-        passage: the passage that was given.
         provenance: recorded with each example, with its kind and difficulty.
         read: returns the conversation in an element, or the reason to drop it.
     """
@@ -125,11 +122,11 @@ def examples_of_task(
 
 
 def _instruction(item: Mapping[str, object], _: Passage) -> Draft | str:
-    return _pair(_text(item, "instruction"), _text(item, "response"))
+    return _pair(text_of(item, "instruction"), text_of(item, "response"))
 
 
 def _summary(item: Mapping[str, object], passage: Passage) -> Draft | str:
-    summary = _text(item, "summary")
+    summary = text_of(item, "summary")
     if len(summary) >= len(passage.text):
         return "summary longer than its passage"
     return Draft((Message("user", f"Summarize this text.\n\n{passage.text}"), Message("assistant", summary)))
@@ -146,7 +143,7 @@ def _dialogue(item: Mapping[str, object], _: Passage) -> Draft | str:
 
 
 def _rewrite(item: Mapping[str, object], passage: Passage) -> Draft | str:
-    turns, query = _turns(item), _text(item, "query")
+    turns, query = _turns(item), text_of(item, "query")
     if not turns or turns[-1].role != "user":
         return "conversation that does not end with a question"
     if not _is_grounded(query, passage):
@@ -157,19 +154,19 @@ def _rewrite(item: Mapping[str, object], passage: Passage) -> Draft | str:
 
 
 def _retrieval(item: Mapping[str, object], passage: Passage) -> Draft | str:
-    query = _text(item, "query")
+    query = text_of(item, "query")
     if not _is_grounded(query, passage):
         return "query does not fit its passage"
-    return _pair(query, _text(item, "answer"))
+    return _pair(query, text_of(item, "answer"))
 
 
 def _preference(item: Mapping[str, object], passage: Passage) -> Draft | str:
-    question, rejected = _text(item, "question"), _text(item, "rejected")
+    question, rejected = text_of(item, "question"), text_of(item, "rejected")
     if not rejected:
         return "no rejected answer"
     if support(rejected, _context(passage), question) >= MIN_SUPPORT:
         return "the passage supports the rejected answer"
-    draft = _pair(question, _text(item, "chosen"))
+    draft = _pair(question, text_of(item, "chosen"))
     return replace(draft, extra=json.dumps({"rejected": rejected})) if isinstance(draft, Draft) else draft
 
 
@@ -186,13 +183,6 @@ def _is_grounded(query: str, passage: Passage) -> bool:
 
 def _context(passage: Passage) -> str:
     return "\n".join([passage.title, *passage.headings, passage.text])
-
-
-def _text(item: Mapping[str, object], name: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise BadAnswerError(f'The "{name}" of an element is not a text.')
-    return one_line(value)
 
 
 def _turns(item: Mapping[str, object]) -> list[Message]:

@@ -18,7 +18,6 @@ def terms_of(server: Server, base_url: str, api_key: str, section: str) -> Terms
     """Return the state that all requests to a server share.
 
     Args:
-        server: settings and limits.
         base_url: address up to ``/v1``.
         api_key: empty: none is sent.
         section: dotted name of the section, for errors.

@@ -22,7 +22,6 @@ class EndpointWriter:
     Args:
         asking: kind, number and variety of the questions.
         terms: server and limits.
-        cache: answers so far.
         provenance: recorded with each example.
         batches: settings of the server's batch API; None: it is not used.
     """

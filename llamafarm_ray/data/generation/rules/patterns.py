@@ -79,7 +79,6 @@ class Pattern:
         ask: end of the question; may contain groups of ``follows`` (with their leading space), ``{s}`` for the
             subject, ``{v}`` for the verb, ``{third}`` for its form after *who*, and ``{active}`` for the active
             voice of the participle in group ``p``.
-        subject: subjects that it accepts.
         alone: False lets later patterns make a second question of the same statement.
     """
 

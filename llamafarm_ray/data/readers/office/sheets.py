@@ -56,8 +56,8 @@ class SheetsReader(Reader):
             raise EncryptedDocumentError("it is encrypted.", hint="Save it without a password.") from error
         except (python_calamine.CalamineError, OSError, ValueError) as error:
             raise BrokenDocumentError(f"it is not a valid Excel file ({error}).") from error
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
+        except BaseException as error:  # Rust's PanicException is no Exception, and can't be imported
+            if type(error).__name__ != "PanicException":
                 raise
             raise BrokenDocumentError(f"it is not a valid Excel file ({error}).") from error
         return ""

@@ -48,7 +48,6 @@ def decode_page(data: bytes, outline: Outline, charset: str = "") -> str:
     """Return the text of a page.
 
     Args:
-        data: the page.
         outline: takes a note if an encoding is not declared and not UTF-8.
         charset: its encoding as told from outside; by default the page's own declaration, else it is recognized.
 

@@ -43,8 +43,6 @@ class Answerer(Protocol):
         """Return lm-eval's answer to each request, in order.
 
         Args:
-            kind: of the requests.
-            requests: their arguments.
             with_adapter: False asks the base without the adapter.
             has_template: True if the chat template wrote the texts.
         """

@@ -20,7 +20,6 @@ class LocalAnswerer:
     """An `Answerer` of a base model and an adapter on it, without ``answer``.
 
     Args:
-        base: folder of the base model.
         adapter: folder of the adapter; None for a whole model.
 
     Raises:

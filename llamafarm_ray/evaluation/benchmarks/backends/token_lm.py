@@ -14,7 +14,7 @@ from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
 from llamafarm_ray.evaluation.engines.opening import open_tokens
-from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenEngine
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText, TokenEngine
 from llamafarm_ray.models.tokenizer import quiet_libraries
 
 if TYPE_CHECKING:
@@ -27,11 +27,7 @@ _MAX_NEW_TOKENS = 256
 
 
 class TokenAnswerer:
-    """An `Answerer` on a token engine.
-
-    Args:
-        engine: the engine.
-    """
+    """An `Answerer` on a token engine."""
 
     def __init__(self, engine: TokenEngine) -> None:
         self._lm = _TokenLM(engine)
@@ -138,7 +134,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for (max_tokens, stop), members in groups.items():
             room = self._engine.max_length - max_tokens
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in members]
-            written = self._engine.write(prompts, max_tokens=max_tokens, stop=stop, with_adapter=self.with_adapter)
+            written = self._engine.write(prompts, Ends(max_tokens, stop), with_adapter=self.with_adapter)
             for number, one in zip(members, written, strict=True):
                 found[number] = postprocess_generated_text(one.text, list(stop), None)
         return [found[number] for number in range(len(requests))]

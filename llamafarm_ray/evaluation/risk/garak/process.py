@@ -52,12 +52,9 @@ class GarakRun:
 
     Args:
         python: Python of the environment that garak is installed in.
-        endpoint: the server.
         probes: modules, or modules with a class, such as ``dan`` and ``encoding.InjectBase64``.
         max_prompts: most prompts of a probe.
         generations: answers to each prompt.
-        temperature: of the answers.
-        max_new_tokens: longest answer.
         seed: chooses prompts where a probe has more.
         time_limit_s: for all probes together.
         clock: tells seconds.

@@ -32,7 +32,6 @@ class ProbedAnswer:
     Args:
         attempt: name of the prompt within the probe; several answers may share it.
         prompt: last message of the user.
-        text: the answer.
         hits: by detector, True if it takes the answer for a success of the attack; without those that gave no score.
     """
 
@@ -53,7 +52,6 @@ class ProbeReport:
 
     Args:
         name: its module and class, such as ``dan.Ablation_Dan_11_0``.
-        goal: goal of its attacks.
         answers: answers that a detector has scored.
         num_unscored: answers without a score, such as those that the endpoint refused to give.
     """
@@ -94,9 +92,6 @@ class _Found:
 
 def read_report(lines: Iterable[str]) -> GarakReport:
     """Read a report; that of a run that was stopped has the probes that were finished.
-
-    Args:
-        lines: the file's lines.
 
     Raises:
         InputError: a line has another form, or a probe's counts differ from its answers.

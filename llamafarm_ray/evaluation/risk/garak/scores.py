@@ -24,7 +24,6 @@ def garak_scores(
     """Return the scores of probes as ``garak.<module>.<class>``; those that were not finished have a reason.
 
     Args:
-        report: garak's report.
         probes: probes that were asked for: modules, or modules with a class.
         reason: the reason why probes may be missing.
         settings: what the answers depend on beside model and prompts.

@@ -26,7 +26,6 @@ class Slot:
     """Cache slot of one answer in llama.cpp.
 
     Attributes:
-        number: the slot's number.
         tokens: of what was computed in it last, and what an answer has so far.
     """
 
@@ -43,9 +42,6 @@ class LlamaAnswer:
     """One answer, a token at a time.
 
     Args:
-        connection: to the server.
-        slot: the answer's.
-        params: sampling parameters.
         end_of_text: a token without letters.
     """
 

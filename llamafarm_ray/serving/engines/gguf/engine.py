@@ -39,7 +39,6 @@ class GgufEngine(NamedModelsEngine["_Model"]):
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of GGUF files.
 
     Args:
-        base_name: name of the base model in requests.
         path: its file, or the folder that holds it.
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
         n_parallel: answers written at the same time; each has memory for ``max_model_len`` tokens.

@@ -70,9 +70,6 @@ class LlamaServer:
 
     Its process ends when this object is dropped.
 
-    Args:
-        settings: of the server.
-
     Raises:
         InputError: llama.cpp can't load the file.
     """

@@ -35,7 +35,6 @@ class GgufTokenizer:
     """See the module's text.
 
     Args:
-        facts: the file's.
         name: of the file, for messages.
         encode: llama.cpp's tokenizer.
 

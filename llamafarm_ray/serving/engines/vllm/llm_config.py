@@ -46,12 +46,7 @@ class LlmConfig(TypedDict):
     """Values of an ``LLMConfig``.
 
     Attributes:
-        model_loading_config: the base model.
-        runtime_env: environment of the replicas.
-        deployment_config: options of their deployment.
-        accelerator_config: device of the engine.
         accelerator_type: Ray's name of a GPU's type, where it matters.
-        placement_group_config: resources of the engine.
         engine_kwargs: vLLM's engine arguments, the user's own among them.
     """
 

@@ -16,7 +16,6 @@ class OfflineVllm:
     """A base model and a LoRA adapter on it in vLLM.
 
     Args:
-        base: folder of the base model.
         adapter: folder of the adapter; None for a whole model.
         dtype: type of numbers to compute in, by torch's name.
         max_lora_rank: the greatest rank of the adapter, of those that vLLM can be told.

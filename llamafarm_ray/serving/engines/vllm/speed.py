@@ -27,7 +27,6 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
     """Return seconds to the first token and tokens a second of each round.
 
     Args:
-        trial: the trial.
         prompts: gives the prompts of each round, the first of which warms up.
     """
     from vllm import LLM, SamplingParams  # seconds

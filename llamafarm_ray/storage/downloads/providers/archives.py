@@ -136,7 +136,7 @@ class _Tar:
                 zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source,
             ):
                 copy_grown(source, plain, self.path.name, self.path.stat().st_size)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the file has no name by which it could be deleted
             plain.close()
             raise
         plain.seek(0)

@@ -58,11 +58,7 @@ class StoreFile:
 
 
 class StoreSource:
-    """A model in an object store: a folder, or one file.
-
-    Args:
-        uri: address of the folder.
-    """
+    """A model in an object store: a folder, or one file."""
 
     kind = "store"
     revision = ""

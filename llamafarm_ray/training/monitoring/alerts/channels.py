@@ -53,9 +53,6 @@ class Notice:
     """An alert on its way.
 
     Args:
-        alert: the alert.
-        run: the run's name.
-        run_id: the run's id.
         stops: True if the run ends because of it.
     """
 
@@ -226,8 +223,6 @@ class Destinations:
     """Destinations of a run's alerts, with the secrets from the driver's environment.
 
     Args:
-        alerting: the configuration.
-        webhook: the webhook's URL.
         password: of the mail server.
     """
 
@@ -240,7 +235,6 @@ class Destinations:
         """Read the secrets.
 
         Args:
-            alerting: the configuration.
             environment: the process's by default.
 
         Raises:

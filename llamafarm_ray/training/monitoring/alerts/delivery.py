@@ -18,7 +18,6 @@ class Delivery:
     """Hands notices to channels.
 
     Args:
-        channels: channels of the alerts.
         warn: called from any thread with a sentence, when a channel stops working.
         timeout_s: the longest that one notice may take on a channel, all attempts together.
     """

@@ -15,7 +15,7 @@ AlertKind = Literal["loss_threshold", "quality_degradation", "divergence", "nan"
 WARM_UP_STEPS: Final = 10
 """Steps before the smoothed loss means anything: its best and its beginning are taken from there on."""
 
-_SMOOTHING: Final = 0.9
+_DECAY: Final = 0.9
 _DIVERGED: Final = 1.5
 _CLEAR: Final = 0.5
 
@@ -25,11 +25,7 @@ class Alert:
     """Something noticed.
 
     Args:
-        kind: the rule.
-        step: optimizer steps done.
         text: a sentence that says what, with its numbers.
-        value: measured value.
-        limit: limit that it passed.
     """
 
     kind: AlertKind
@@ -54,21 +50,16 @@ class Limits:
 
 
 class Smoothed:
-    """An exponentially weighted mean, corrected for its beginning as Adam's are (Kingma and Ba 2015, section 3).
+    """An exponentially weighted mean, corrected for its beginning as Adam's are (Kingma and Ba 2015, section 3)."""
 
-    Args:
-        decay: the share of the mean that stays at each value.
-    """
-
-    def __init__(self, decay: float = _SMOOTHING) -> None:
-        self._decay = decay
+    def __init__(self) -> None:
         self._sum = 0.0
         self._weight = 0.0
 
     def add(self, value: float) -> float:
         """Take in a value; return the mean."""
-        self._sum = self._decay * self._sum + (1 - self._decay) * value
-        self._weight = self._decay * self._weight + (1 - self._decay)
+        self._sum = _DECAY * self._sum + (1 - _DECAY) * value
+        self._weight = _DECAY * self._weight + (1 - _DECAY)
         return self._sum / self._weight
 
 
@@ -132,9 +123,7 @@ class RunWatch:
         """A measure of quality, such as the validation loss.
 
         Args:
-            step: optimizer steps done.
             name: of the measure; each has a best value of its own.
-            value: measured.
             higher_is_better: False for losses.
         """
         if not math.isfinite(value):
@@ -162,7 +151,6 @@ class RunWatch:
         """Raise an alert when the last sign of life is too long ago; clear it at the next one.
 
         Args:
-            step: optimizer steps done.
             seconds: since then.
             limit_s: limit in seconds.
         """

@@ -43,7 +43,6 @@ class Mark:
 
     Args:
         name: its kind, for the legend.
-        step: step of the mark.
         css: its class in the style sheet.
         text: said when pointed at.
         short: a tick on the axis in place of a line through the picture.
@@ -61,9 +60,7 @@ class Chart:
     """Curves over steps.
 
     Args:
-        title: above it.
         curves: with at least one point between them.
-        marks: events.
         show: a value as text.
         width: of the picture, in its units; text is 12 high.
         height: likewise.

@@ -28,16 +28,12 @@ class RunPage:
     """Contents of the page.
 
     Args:
-        name: the run's.
-        run_id: the run's.
-        outcome: outcome of the run.
         history: its steps and events.
         config: the configuration, without what its owner would not publish.
         facts: digests, method, strategy, counts.
         reasons: reasons for choices that were left open.
         warnings: trackers and channels that failed.
         message: the error of a failed run, or why one was stopped.
-        ended: time of the end.
     """
 
     name: str

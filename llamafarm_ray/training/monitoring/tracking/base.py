@@ -23,7 +23,6 @@ class Record:
     """Numbers of one step.
 
     Args:
-        step: optimizer steps done.
         values: by name, such as ``train/loss``; all finite.
     """
 
@@ -36,7 +35,6 @@ class Ending:
     """A run's end.
 
     Args:
-        outcome: outcome of the run.
         facts: present facts about it, such as the number of trained weights.
     """
 
@@ -53,7 +51,6 @@ class RunInfo:
         run_id: the same for all attempts at one run, and for no other run.
         folder: the run's output, for trackers that write files.
         steps_done: optimizer steps that earlier attempts have done.
-        config: the configuration.
         facts: digests, method, strategy and the like.
     """
 

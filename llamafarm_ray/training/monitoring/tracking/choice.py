@@ -27,8 +27,6 @@ class Trackers:
     """The trackers of a run, nothing opened yet.
 
     Args:
-        monitoring: the configuration.
-        experiment: MLflow's experiment.
         wandb_mode: None: no W&B.
         notes: choices that the configuration left open, a sentence each.
         environment: the driver's variables that W&B and MLflow read (keys, proxies), for a worker elsewhere.
@@ -45,7 +43,6 @@ class Trackers:
         """Check what can be known before a run starts.
 
         Args:
-            monitoring: the configuration.
             experiment: MLflow's experiment where the configuration names none.
 
         Raises:

@@ -27,7 +27,6 @@ class MlflowTracker:
     """Writes to an MLflow run. Every attempt continues the run that carries the same id as a tag.
 
     Args:
-        info: the run.
         uri: tracking server or store, such as ``http://host:5000`` or ``sqlite:///runs.db``.
         experiment: made if there is none of that name.
     """

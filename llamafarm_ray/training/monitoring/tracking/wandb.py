@@ -20,8 +20,6 @@ class WandbTracker:
     counter only goes up, and steps that are done again after a crash would be refused.
 
     Args:
-        info: the run.
-        project: W&B project.
         entity: team or user; None: the caller's own.
         mode: ``online`` or ``offline``.
     """

@@ -30,7 +30,8 @@ def corpus(tmp_path):
 
 def harvest(source):
     harvest = Harvest()
-    harvest.take(process_documents(files_table(discover(source).files), config=CONFIG, by_rules=True))
+    for table in process_documents(files_table(discover(source).files), config=CONFIG, by_rules=True):
+        harvest.take(table)
     return harvest
 
 

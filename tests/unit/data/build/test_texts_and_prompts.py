@@ -18,7 +18,7 @@ TEXTS = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"enabl
 def texts_of(folder, text):
     path = folder / "a.md"
     path.write_text(text, encoding="utf-8")
-    table = process_documents(files_table([SourceFile("a.md", os.fsencode(path))]), config=TEXTS, by_rules=True)
+    (table,) = process_documents(files_table([SourceFile("a.md", os.fsencode(path))]), config=TEXTS, by_rules=True)
     return [row_of_kind(row, "text")["text"] for row in table.column("examples")[0].as_py()]
 
 

@@ -1,5 +1,6 @@
 """Examples are read from every file type and folder layout, and a bad one is named by its place."""
 
+import contextlib
 import gzip
 import json
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafarm_ray.data.reading import read_dataset
-from llamafarm_ray.data.records import find_records, read_file, write_records
+from llamafarm_ray.data.records import find_records, open_writer, read_file
 from llamafarm_ray.errors import InputError
 
 RECORDS = [{"instruction": f"Q{number}?", "output": f"A{number}."} for number in range(3)]
@@ -22,6 +23,12 @@ ASKED = ["Q0?", "Q1?", "Q2?"]
 
 def questions(path, split="train"):
     return [row["messages"][0]["content"] for row in read_dataset(path).rows[split]]
+
+
+def write_records(records, path):
+    with contextlib.closing(open_writer(path)) as writer:
+        for record in records:
+            writer.add(record)
 
 
 def table():

@@ -6,16 +6,16 @@ import io
 import lzma
 import os
 import tarfile
-import threading
 import zipfile
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import fsspec
 import pyarrow as pa
 import pyarrow.ipc
 import pytest
 import zstandard
+from http_server import QuietHandler, http_server
 
 from llamafarm_ray.data.readers import MAX_DOCUMENT_BYTES, MAX_TEXT_BYTES
 from llamafarm_ray.data.report import DocumentCounts, source_lines
@@ -251,15 +251,11 @@ def site(tmp_path):
     (tmp_path / "page").write_text("<html><body><p>The mill is old.</p><p>It was built in 1890.</p></body></html>")
     (tmp_path / "notes.txt").write_text("The mill is old.")
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+    class Files(QuietHandler, SimpleHTTPRequestHandler):
+        pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with http_server(partial(Files, directory=str(tmp_path))) as url:
+        yield url
 
 
 def test_a_page_of_the_web_is_one_document(site):

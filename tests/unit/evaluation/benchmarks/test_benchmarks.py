@@ -6,7 +6,6 @@ import pytest
 from adapters import make_adapter
 from engine_server import serving
 from gguf_files import write_gguf
-from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
@@ -43,11 +42,6 @@ def data(tmp_path_factory):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / subject / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,15 @@
 
 import json
 import math
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_server import QuietHandler, http_server
 
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError, UnsupportedError
 from llamafarm_ray.evaluation.engines.completions import EndpointEngine
 from llamafarm_ray.evaluation.engines.served import Endpoint
-from llamafarm_ray.evaluation.engines.tokens import ScoredText
+from llamafarm_ray.evaluation.engines.tokens import Ends, ScoredText
 
 CONTEXT, RIGHT, WRONG = (5, 6, 7), (1, 2), (1, 3)
 
@@ -28,28 +27,15 @@ def server(answer):
     """Answer each request by ``answer(number, body, headers)``: a status and a body."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.read_body())
             asked.append((self.path, body, dict(self.headers)))
             status, found = answer(len(asked), body)
-            data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.reply(status, (found if isinstance(found, str) else json.dumps(found)).encode())
 
-        def log_message(self, *_):
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{made.server_port}/v1", asked
-    finally:
-        made.shutdown()
-        made.server_close()
+    with http_server(Handler) as url:
+        yield f"{url}/v1", asked
 
 
 def engine(url, **options):
@@ -127,7 +113,7 @@ def test_the_key_is_sent_and_answers_are_written(monkeypatch):
     choice = {"text": " Paris", "logprobs": {"token_logprobs": [math.log(0.5), math.log(0.125)]}}
     with server(lambda *_: (200, {"choices": [choice]})) as (url, asked):
         made = engine(url, api_key_env="MY_KEY")
-        found = made.write([[1], [2]], max_tokens=7, stop=["\n", ""], stop_ids=[3], with_adapter=True)
+        found = made.write([[1], [2]], Ends(7, ["\n", ""], [3]), with_adapter=True)
     assert [(one.text, one.num_tokens) for one in found] == [(" Paris", 2), (" Paris", 2)]
     assert found[0].confidence == pytest.approx(0.25)
     assert asked[0][2]["Authorization"] == "Bearer secret"
@@ -138,7 +124,7 @@ def test_a_server_that_tells_no_log_probabilities_of_an_answer_still_answers():
     with server(lambda *_: (200, {"choices": [{"text": "one two"}]})) as (url, asked):
         endpoint = Endpoint(url, "bot", max_attempts=1, concurrency=1)
         made = EndpointEngine(endpoint, lambda text, **_: {"input_ids": text.split()}, 100, first_wait_s=0)
-        (found,) = made.write([[1]], max_tokens=7, stop=[], with_adapter=True)
+        (found,) = made.write([[1]], Ends(7), with_adapter=True)
     assert (found.text, found.num_tokens, found.confidence) == ("one two", 2, None)
     assert "stop_token_ids" not in asked[0][1]
 

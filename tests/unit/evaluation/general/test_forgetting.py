@@ -3,8 +3,7 @@
 import math
 
 import pytest
-from adapters import make_adapter, prompt_logprobs
-from tiny_model import make_tiny_model
+from adapters import prompt_logprobs
 
 from llamafarm_ray.evaluation.general import texts
 from llamafarm_ray.evaluation.general.texts import general_result
@@ -14,16 +13,6 @@ from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.result import EvaluationResult
 
 FEW = ["A llama is an animal.", "What does a farm need? Water.", "word " * 300]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    return make_adapter(base, tmp_path_factory.mktemp("adapter"), seed=3)
 
 
 def perplexity(base, adapter):

@@ -4,8 +4,7 @@ import json
 import math
 
 import pytest
-from adapters import greedy, make_adapter, prompt_logprobs
-from tiny_model import make_tiny_model
+from adapters import greedy, prompt_logprobs
 
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.result import EvaluationResult
@@ -16,16 +15,6 @@ from llamafarm_ray.evaluation.risk.run import MAX_NEW_TOKENS, RiskJob, measure_r
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
 HOW = asked("How many legs?")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    return make_adapter(base, tmp_path_factory.mktemp("adapter"), seed=3)
 
 
 @pytest.fixture(scope="module")

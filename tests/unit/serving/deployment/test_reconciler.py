@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from http_server import QuietHandler, http_server
 from model_files import note_digest, store_note
 from patience import patience
 
@@ -102,28 +101,19 @@ def test_a_record_that_is_lost_is_made_again_but_not_at_once(registry):
     assert registry.refresh().deployments["llama"].url == PLACE[0]
 
 
-class Serving(BaseHTTPRequestHandler):
+class Serving(QuietHandler):
     """Another cluster's endpoint: what it says of its models."""
 
     status, said = 200, {"data": [{"id": "base"}]}
 
     def do_GET(self):
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(self.said).encode())
-
-    def log_message(self, *_args):
-        pass
+        self.reply(self.status, json.dumps(self.said).encode())
 
 
 @contextlib.contextmanager
 def elsewhere(handler=Serving):
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1", "10.0.0.2:6379"
-        finally:
-            server.shutdown()
+    with http_server(handler) as url:
+        yield f"{url}/v1", "10.0.0.2:6379"
 
 
 class Locked(Serving):

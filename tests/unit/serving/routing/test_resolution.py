@@ -3,6 +3,7 @@
 import datetime as dt
 
 import pytest
+from fake_gateway import BASE, ONE, TWO, adapter
 
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
@@ -13,14 +14,7 @@ from llamafarm_ray.serving.routing.resolution import resolve, resolve_routed, se
 from llamafarm_ray.serving.routing.traffic_split import Caller, Variant
 from llamafarm_ray.types import Digest, ModelKind
 
-BASE, OTHER = Digest.of(b"base"), Digest.of(b"other")
-ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
-
-
-def adapter(model, version, manifest, base=BASE):
-    return VersionRegistered(
-        model=model, version=version, kind=ModelKind.ADAPTER, manifest=manifest, size_bytes=1, base_digest=base
-    )
+OTHER = Digest.of(b"other")
 
 
 @pytest.fixture

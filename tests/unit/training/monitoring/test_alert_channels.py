@@ -101,7 +101,7 @@ class Mailbox:
     def __init__(self):
         self.mails = []
 
-    async def handle_DATA(self, _server, session, envelope):  # noqa: N802 - the name that aiosmtpd calls
+    async def handle_DATA(self, _server, session, envelope):
         self.mails.append((envelope, session))
         return "250 OK"
 

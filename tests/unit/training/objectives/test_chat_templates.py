@@ -6,6 +6,7 @@ import pytest
 from chat_templates import FAMILIES, FIRST, MISTRAL_SYSTEM, QWEN3, SECOND, SYSTEM, Family
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objective_steps import whole_chat
 
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_answer, tokenise_turns
@@ -22,12 +23,6 @@ REWRITING = {
 @functools.cache
 def tokenizer_of(name):
     return {**FAMILIES, **REWRITING}[name].tokenizer()
-
-
-def whole_chat(tokenizer, messages):
-    """A chat that is one sequence."""
-    (chat,) = tokenise_turns(tokenizer, messages)
-    return chat
 
 
 def pieces(chat):

@@ -33,13 +33,6 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture
-def strategy(base_model):
-    made = make_strategy(base_model)
-    moved(made)
-    return made
-
-
 def test_a_row_is_the_chosen_and_the_rejected_answer_after_the_same_prompt(tokenizer):
     (row,) = DpoObjective().tokenise(tokenizer, ROWS[0], 128)
     first = row.lengths[0]

@@ -30,13 +30,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def strategy(base_model):
-    made = make_strategy(base_model)
-    moved(made)
-    return made
-
-
 def gains(strategy, batch):
     with torch.no_grad():
         now = sequence_log_probs(strategy.model, batch)[0]

@@ -1,19 +1,14 @@
 import pytest
+from objective_steps import whole_chat
 from tiny_model import CHATML, LLAMA2, make_tiny_tokenizer
 
 from llamafarm_ray.errors import UserError
-from llamafarm_ray.models.chat import end_of_turn_ids, tokenise_turns
+from llamafarm_ray.models.chat import end_of_turn_ids
 from llamafarm_ray.training.objectives import SftObjective
 
 USER = {"role": "user", "content": "What is a llama?"}
 ANSWER = {"role": "assistant", "content": "A llama is a domesticated animal."}
 MORE = [{"role": "user", "content": "And a farm?"}, {"role": "assistant", "content": "A farm needs water."}]
-
-
-def whole_chat(tokenizer, messages):
-    """A chat that is one sequence."""
-    (chat,) = tokenise_turns(tokenizer, messages)
-    return chat
 
 
 def trained_text(tokenizer, messages):
