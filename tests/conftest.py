@@ -65,7 +65,9 @@ def ray_cluster(tmp_path_factory):
             # Its workers import classes of the tests, such as models of a user's own.
             environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             # As `deploy` does: without a dashboard Ray collects no metrics.
-            cluster = stack.enter_context(connect(LOCAL, with_dashboard=True))
+            cluster = stack.enter_context(
+                connect(LOCAL, with_dashboard=True, meanwhile="llamafarm_ray.training.trainer")
+            )
         watch(session_logs())
         yield cluster
 

@@ -1,5 +1,6 @@
 """Example files are read and written in three formats, and a bad record is named."""
 
+import contextlib
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from llamafarm_ray.data.formats import chat_row, default_format, format_record, format_row, parse_record
 from llamafarm_ray.data.reading import read_dataset
-from llamafarm_ray.data.records import write_records
+from llamafarm_ray.data.records import open_writer
 from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.training_rows import KINDS, judgement_row, match_row, parse_row, preference_row, text_row
 from llamafarm_ray.errors import InputError
@@ -335,7 +336,8 @@ def test_tools_calls_and_results_are_kept(tmp_path):
     for row_format in ("chatml", "sharegpt", "prompt_completion"):
         for name in ("a.jsonl", "a.parquet", "a.csv"):
             messages = [Message.of(turn) for turn in new["messages"]]
-            write_records([format_record(messages, row_format, tools=new["tools"])], tmp_path / name)
+            with contextlib.closing(open_writer(tmp_path / name)) as writer:
+                writer.add(format_record(messages, row_format, tools=new["tools"]))
             assert read_dataset(tmp_path / name).rows["train"][0]["id"] == new["id"]
 
 

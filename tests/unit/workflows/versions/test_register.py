@@ -117,11 +117,11 @@ def test_the_same_folder_registered_again_is_the_same_version(registry, adapter)
 
 def test_the_same_folder_with_new_facts_is_a_new_version_and_nothing_said_is_lost(registry, adapter, tmp_path):
     register(registry, Registration(adapter))
-    (tmp_path / "eval.json").write_text('{"evaluation_results": {}}')
+    (tmp_path / "eval.json").write_text('{"evaluation_results": {"f1": 0.5}}')
     asked = Registration(adapter, performance_metrics=tmp_path / "eval.json", license="MIT", tags=("a",))
     registered = register(registry, asked).registered
     assert (registered.version, registered.license, registered.tags) == ("1.1.0", "MIT", ("a",))
-    assert registered.metrics == {"evaluation_results": {}}
+    assert registered.metrics == {"evaluation_results": {"f1": 0.5}}
     assert register(registry, asked).ref == "lora_v1:1.1.0"
 
 
