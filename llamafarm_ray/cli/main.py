@@ -138,7 +138,8 @@ def _run_forked() -> int | None:
     Returns:
         The command's exit status; None where it is to be run here.
     """
-    if sys.argv[1:2] != ["models"] or not _FORKED.intersection(sys.argv[2:3]):
+    is_script = os.access(sys.argv[0], os.R_OK) and sys.modules["__main__"].__spec__ is None
+    if not is_script or sys.argv[1:2] != ["models"] or not _FORKED.intersection(sys.argv[2:3]):
         return None
     from llamafarm_ray.clusters.forked_worker import SOCKET_NAME, SOCKET_VARIABLE, run_forked
     from llamafarm_ray.clusters.standing import find
@@ -146,7 +147,11 @@ def _run_forked() -> int | None:
     ray = None if SOCKET_VARIABLE in os.environ else find()  # a fork has it set
     if ray is None or ray.python != sys.executable:
         return None
-    return run_forked(sys.argv, f"{ray.folder}/{SOCKET_NAME}")
+    try:
+        return run_forked(sys.argv, f"{ray.folder}/{SOCKET_NAME}")
+    except KeyboardInterrupt:  # before there was a fork
+        errors.line("Stopped.")
+        return 130
 
 
 def run(arguments: list[str]) -> int:

@@ -19,6 +19,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import selectors
 import signal
@@ -33,6 +34,7 @@ from typing import NoReturn
 
 from llamafarm_ray.clusters.environment import as_adopted
 from llamafarm_ray.clusters.forked_worker import CANNOT, receive
+from llamafarm_ray.clusters.leftovers import MARK
 from llamafarm_ray.clusters.ray_private import on_omp_threads
 
 __all__ = ["BUILDS", "MODULES", "ForkServer", "Request", "code_stamp", "main", "run_worker"]
@@ -62,16 +64,18 @@ MODULES = (
     "llamafarm_ray.training.methods",
     "llamafarm_ray.training.objectives",
     "llamafarm_ray.training.estimate",
-    "llamafarm_ray.cli.main",
 )
 """The same, and what workers of training import."""
 _READ_AT_IMPORT = (
     *("ACCELERATE_", "ARROW_", "BLIS_", "CUDA_", "GOMP_", "HF_", "HUGGINGFACE_", "KMP_", "LD_", "MALLOC_"),
-    *("MKL_", "NCCL_", "NUMBA_", "NUMEXPR_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_"),
-    *("TORCH", "TRANSFORMERS_", "TRITON_", "USE_", "XDG_"),
+    *("FSSPEC_", "MKL_", "NCCL_", "NUMBA_", "NUMEXPR_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TQDM_"),
+    *("TORCH", "TRANSFORMERS_", "TRITON_", "TYPER_", "USE_", "XDG_"),
 )
 """How variables begin that libraries, or the interpreter, read once."""
-_ALSO_READ_AT_IMPORT = {"HOME", "LANG", "LC_ALL", "TMPDIR", "TZ"}
+_ALSO_READ_AT_IMPORT = {
+    *("DISABLE_TELEMETRY", "DO_NOT_TRACK", "FORCE_COLOR", "GITHUB_ACTIONS", "GLIBC_TUNABLES", "HOME", "LANG", "LC_ALL"),
+    *("LC_CTYPE", "NO_COLOR", "TEMP", "TERMINAL_WIDTH", "TMP", "TMPDIR", "TZ"),
+}
 _READ_LATER = {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCH_EXTENSIONS_DIR"}
 """Exceptions: a fork's threads are counted anew, and no device was touched before."""
 
@@ -86,6 +90,9 @@ class Request:
         folder: its current folder.
         umask: its mode mask.
         blocked: signals that it blocks.
+        limits: soft and hard limit of each resource, by its number.
+        cores: it may run on.
+        niceness: of its process.
         streams: file descriptors of its standard input, output and error.
     """
 
@@ -94,6 +101,9 @@ class Request:
     folder: str
     umask: int
     blocked: list[int]
+    limits: dict[str, tuple[int, int]]
+    cores: list[int]
+    niceness: int
     streams: list[int]
 
 
@@ -115,6 +125,7 @@ class ForkServer:
         self._listener.bind(str(path))
         self._listener.listen(128)
         self._workers: dict[int, socket.socket] = {}
+        self._rays_own: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._take)
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
@@ -152,15 +163,20 @@ class ForkServer:
             gc.freeze()  # so that a fork's collector does not write to, and so copy, what all share
 
     def _take(self, listener: socket.socket) -> Request | None:
-        asked, _ = listener.accept()
+        try:
+            asked, _ = listener.accept()
+        except OSError:  # it hung up, or there are no descriptors left
+            return None
         request = _read_request(asked)
-        if request is None or not self._can_fork(request):
+        pid = self._fork() if request is not None and self._can_fork(request) else None
+        if pid is None:
             _say(asked, CANNOT)
             _close(asked, request)
             return None
-        pid = os.fork()
         if pid:
             self._workers[pid] = asked
+            if request is not None and MARK in request.variables:
+                self._rays_own.add(pid)
             self._selector.register(asked, selectors.EVENT_READ, self._hung_up)
             _say(asked, str(pid))
             _close(None, request)
@@ -172,14 +188,24 @@ class ForkServer:
             opened.close()
         return request
 
-    def _can_fork(self, request: Request) -> bool:
-        if self._stamp() != self._imported_at:
-            sys.stderr.write("A worker is not forked: code on disk has changed.\n")
-            return False
+    def _fork(self) -> int | None:
         try:
-            wanted = _of_imports(as_adopted(request.variables))
-        except (OSError, ValueError):  # the driver's file is gone
+            return os.fork()
+        except OSError as error:
+            sys.stderr.write(f"A worker is not forked: {error}.\n")
+            return None
+
+    def _can_fork(self, request: Request) -> bool:
+        try:
+            if self._stamp() != self._imported_at:
+                sys.stderr.write("A worker is not forked: code on disk has changed.\n")
+                return False
+            adopted = as_adopted(request.variables)
+        except (OSError, ValueError):  # a file of the code, or the driver's, was removed just now
             return False
+        if any(not part.startswith("/") for part in adopted.get("PYTHONPATH", "/").split(os.pathsep) if part):
+            return False  # it says another folder elsewhere
+        wanted = _of_imports(adopted)
         by_imports = _of_imports(os.environ)  # some libraries set variables as they are imported
         other = [name for name in {*wanted, *self._variables} if wanted.get(name) != self._variables.get(name)]
         if other := [name for name in other if wanted.get(name) != by_imports.get(name)]:
@@ -190,9 +216,12 @@ class ForkServer:
         """End a worker whose starter was ended."""
         for pid, connection in self._workers.items():
             if connection is asked:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        self._selector.unregister(asked)
+                _kill(pid)
+        self._forget(asked)
+
+    def _forget(self, asked: socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):  # it was told or hung up before
+            self._selector.unregister(asked)
 
     def _report_ended(self, woken: socket.socket) -> None:
         woken.recv(1024)
@@ -200,19 +229,32 @@ class ForkServer:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 asked = self._workers.pop(pid)
-                with contextlib.suppress(KeyError):  # its starter is gone
-                    self._selector.unregister(asked)
+                self._rays_own.discard(pid)
+                self._forget(asked)
                 _say(asked, str(os.waitstatus_to_exitcode(status)))
                 asked.close()
+
+    def end_workers(self) -> None:
+        """End the workers of Ray that are left; commands go on."""
+        for pid in self._rays_own:
+            _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _read_request(asked: socket.socket) -> Request | None:
     """Return what a starter wants; None where it hung up."""
     asked.settimeout(5)
+    streams: list[int] = []
     try:
-        message, streams = receive(asked)
+        message = receive(asked, streams)
         return Request(**json.loads(message), streams=streams)
     except (OSError, ValueError, TypeError):
+        for stream in streams:
+            os.close(stream)
         return None
 
 
@@ -240,7 +282,8 @@ def _of_imports(variables: Mapping[str, str]) -> dict[str, str]:
 def code_stamp() -> tuple[tuple[str, int], ...]:
     """Return what changes when this package's code or an installed package does."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
-    folders = [folder for folder in map(Path, site.getsitepackages()) if folder.is_dir()]
+    installed = map(Path, (*site.getsitepackages(), site.getusersitepackages()))
+    folders = [folder for folder in installed if folder.is_dir()]
     return tuple((str(path), path.stat().st_mtime_ns) for path in (*files, *folders))
 
 
@@ -261,10 +304,21 @@ def run_worker(request: Request) -> NoReturn:
     except BaseException:  # noqa: BLE001 - the end of a process
         sys.excepthook(*sys.exc_info())
     finally:
-        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - joins threads, and ends executors
-        atexit._run_exitfuncs()  # noqa: SLF001
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    ends = (
+        threading._shutdown,  # type: ignore[attr-defined]  # noqa: SLF001 - joins threads, and ends executors
+        atexit._run_exitfuncs,  # noqa: SLF001
+        sys.stdout.flush,
+        sys.stderr.flush,
+    )
+    try:
+        for end in ends:
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # such as a pipe that nobody reads any more
+                end()
+    finally:
         os._exit(status)
 
 
@@ -272,21 +326,38 @@ def _become(request: Request) -> None:
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
         os.close(stream)
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]  # it was opened on a log
     os.environ.clear()
     os.environ.update(request.variables)
     os.umask(request.umask)
     os.chdir(request.folder)
+    for kind, (soft, hard) in request.limits.items():
+        with contextlib.suppress(OSError, ValueError):  # a hard limit of this process that is lower
+            resource.setrlimit(int(kind), (soft, hard))
+    os.sched_setaffinity(0, request.cores)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # all forks would draw the same numbers
     if "torch" in sys.modules:
-        set_threads = sys.modules["torch"].set_num_threads
-        set_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-        on_omp_threads(set_threads)
+        _set_threads(sys.modules["torch"].set_num_threads, request)
     sys.argv = request.arguments
-    sys.path[0] = str(Path(request.arguments[0]).parent)
+    sys.path.insert(0, str(Path(request.arguments[0]).parent))
+
+
+def _set_threads(set_num_threads: Callable[[int], object], request: Request) -> None:
+    """Count PyTorch's threads as a new interpreter would: by the variable, and in a worker as Ray sets it."""
+    is_worker = Path(request.arguments[0]).name == "default_worker.py"
+    number = as_adopted(request.variables).get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if number.isdecimal() and int(number):
+        set_num_threads(int(number))
+    elif is_worker:
+        set_num_threads(1)
+    if is_worker:
+        on_omp_threads(set_num_threads)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -296,9 +367,11 @@ def main(arguments: Sequence[str]) -> None:
         arguments: the socket's path, and the modules' names with commas between them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    request = ForkServer(Path(arguments[0]), arguments[1].split(",")).serve()
+    server = ForkServer(Path(arguments[0]), arguments[1].split(","))
+    request = server.serve()
     if request is not None:
         run_worker(request)
+    server.end_workers()
 
 
 if __name__ == "__main__":

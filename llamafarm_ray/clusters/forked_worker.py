@@ -14,12 +14,14 @@ import contextlib
 import json
 import os
 import re
+import resource
+import select
 import signal
 import socket
 import sys
 from typing import NoReturn
 
-__all__ = ["CANNOT", "SOCKET_NAME", "SOCKET_VARIABLE", "main", "receive", "run_forked", "script_and_variables"]
+__all__ = ["CANNOT", "SOCKET_NAME", "SOCKET_VARIABLE", "main", "receive", "run_forked", "set_up"]
 
 SOCKET_VARIABLE = "LLAMAFARM_FORK_SERVER"
 SOCKET_NAME = "fork-server.sock"
@@ -38,12 +40,10 @@ def main(arguments: list[str]) -> NoReturn:
     Args:
         arguments: those of Ray's ``setup_worker.py``.
     """
-    wanted = script_and_variables(arguments)
-    if wanted is None:
+    words = set_up(arguments)
+    if words is None:
         script = next(word for word in arguments if word.endswith(".py"))
         _become([script.replace("default_worker", "setup_worker"), *arguments])
-    words, variables = wanted
-    os.environ.update(variables)
     path = os.environ.get(SOCKET_VARIABLE)
     status = run_forked(words, path) if path else None
     if status is None:
@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> NoReturn:
     sys.exit(status)
 
 
-def script_and_variables(arguments: list[str]) -> tuple[list[str], dict[str, str]] | None:
-    """Return the worker's command line and variables; None where Ray's own script has more to do than to set them."""
+def set_up(arguments: list[str]) -> list[str] | None:
+    """Set the worker's variables and return its command line; None where Ray's own script has more to do."""
     context = [word[len(_CONTEXT) :] for word in arguments if word.startswith(_CONTEXT)]
     words = [word for word in arguments if not word.startswith((_CONTEXT, _LANGUAGE))]
     told = json.loads(context[0]) if context else {}
@@ -64,37 +64,34 @@ def script_and_variables(arguments: list[str]) -> tuple[list[str], dict[str, str
     plain = told.pop("py_executable", sys.executable) == sys.executable and not any(told.values())
     if not plain or not words or not words[0].endswith(".py"):
         return None
-    expanded: dict[str, str] = {}
-    for name, value in variables.items():  # as Ray expands them
-        expanded[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
-    return words, expanded
+    for name, value in variables.items():  # as Ray expands them, each with those before it
+        os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
+    return words
 
 
-def receive(connection: socket.socket) -> tuple[str, list[int]]:
+def receive(connection: socket.socket, streams: list[int]) -> str:
     """Read a starter's message.
 
-    Returns:
-        The text, and the three file descriptors that came with it.
+    Args:
+        streams: the three file descriptors that come with it are added, also where it is cut short.
 
     Raises:
         ValueError: it is cut short.
     """
-    size = 8
-    received, found, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(_NUM_STREAMS * 4))
-    streams: array.array[int] = array.array("i")
+    received, found, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(_NUM_STREAMS * 4))
+    numbers: array.array[int] = array.array("i")
     for level, kind, data in found:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            streams.frombytes(data)
+            numbers.frombytes(data)
+    streams += numbers
     left = int(received, 16)
     parts = []
     while left and (part := connection.recv(min(left, 1 << 20))):
         parts.append(part)
         left -= len(part)
     if left or len(streams) != _NUM_STREAMS:
-        for stream in streams:
-            os.close(stream)
         raise ValueError("the message is cut short")
-    return b"".join(parts).decode(), list(streams)
+    return b"".join(parts).decode()
 
 
 def run_forked(words: list[str], path: str) -> int | None:
@@ -109,15 +106,9 @@ def run_forked(words: list[str], path: str) -> int | None:
     Returns:
         Its exit status, below 0 where a signal ended it; None where the server can't fork it.
     """
-    umask = os.umask(0o077)
-    os.umask(umask)
-    blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
-    variables = {**os.environ, SOCKET_VARIABLE: path}
-    message = json.dumps(
-        {"arguments": words, "variables": variables, "folder": os.getcwd(), "umask": umask, "blocked": blocked}  # noqa: PTH109 - without pathlib, which takes as long as the rest
-    ).encode()
     pid = ""
     try:
+        message = json.dumps(_wanted(words, path)).encode()
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(path)
             streams = array.array("i", range(_NUM_STREAMS))
@@ -128,9 +119,42 @@ def run_forked(words: list[str], path: str) -> int | None:
             if not pid.isdigit():
                 return None
             _pass_signals_on(int(pid))
-            return int(lines.readline().strip() or _SERVER_GONE)
+            ended = lines.readline().strip()
+            return int(ended) if ended else _wait_alone(int(pid))
     except OSError:
-        return _SERVER_GONE if pid.isdigit() else None
+        return _wait_alone(int(pid)) if pid.isdigit() else None
+
+
+def _wanted(words: list[str], path: str) -> dict[str, object]:
+    """Return the values of a `Request`.
+
+    Raises:
+        OSError: a standard stream is closed, or the current folder is gone.
+    """
+    for number in range(_NUM_STREAMS):
+        os.fstat(number)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    kinds = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+    return {
+        "arguments": words,
+        "variables": {**os.environ, SOCKET_VARIABLE: path},
+        "folder": os.getcwd(),  # noqa: PTH109 - without pathlib, which takes as long as the rest
+        "umask": umask,
+        "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+        "limits": {kind: resource.getrlimit(kind) for kind in kinds},
+        "cores": sorted(os.sched_getaffinity(0)),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+    }
+
+
+def _wait_alone(pid: int) -> int:
+    """Wait for the end of a fork whose server is gone. Its status is not known then: it counts as an error."""
+    with contextlib.suppress(OSError):  # it has ended
+        ended = select.poll()
+        ended.register(os.pidfd_open(pid), select.POLLIN)
+        ended.poll()
+    return _SERVER_GONE
 
 
 def _pass_signals_on(pid: int) -> None:

@@ -41,6 +41,7 @@ _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Variable for a Ray of several machines; its processes read it when they import Ray, on every system."""
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
 """HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
+_SERVER_END_S = 5.0
 _MIN_LOCAL_CPUS = 4
 """Ray counts CPUs to decide what may run at once, and waits for ever when there are fewer than parts of one job."""
 
@@ -69,17 +70,15 @@ def local_ray(*, with_dashboard: bool, forks_with: Sequence[str] = ()) -> Iterat
     import ray  # after the environment that its parts read when they are imported
 
     folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(end_leftovers, folder)
         os.environ.update(_proxy_environment(folder))
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(marked_as(folder))
-            if forks_with and not _has_gpus():
-                stack.enter_context(_fork_server(folder, forks_with))
+        if forks_with and not _has_gpus():
+            stack.enter_context(_fork_server(folder, forks_with))
+        stack.callback(ray.shutdown)
+        with marked_as(folder):
             yield folder, _start(folder, with_dashboard=with_dashboard)
-    finally:
-        ray.shutdown()
-        end_leftovers(folder)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: Path, *, with_dashboard: bool) -> str:
@@ -108,11 +107,14 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
 
 @contextmanager
 def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
-    """Have the workers of a Ray that is started in the block forked from a process of their own."""
+    """Have the workers of a Ray that is started in the block forked from a process of their own.
+
+    It has no mark: commands that are forked from it may use another Ray, and outlive this one.
+    """
     path = folder / forked_worker.SOCKET_NAME
     with (folder / "fork-server.log").open("w", encoding="utf-8") as log:
-        server = subprocess.Popen(  # our own module
-            [sys.executable, "-m", fork_server.__name__, str(path), ",".join(modules)],
+        server = subprocess.Popen(  # our own module; -P: not the modules of the current folder
+            [sys.executable, "-P", "-m", fork_server.__name__, str(path), ",".join(modules)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -127,11 +129,23 @@ def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
         os.environ.pop(forked_worker.SOCKET_VARIABLE, None)
         if before is not None:
             os.environ[forked_worker.SOCKET_VARIABLE] = before
-        server.communicate()  # it ends with its standard input
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End a server by the end of its standard input; kill one that hangs in an import."""
+    if server.stdin is not None:
+        server.stdin.close()
+    try:
+        server.wait(_SERVER_END_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _has_gpus() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    devices = Path("/dev")
+    return any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in ("kfd", "dxg"))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,11 @@ def check_base_model(folder: Path) -> None:
         raise InputError(
             f"The base model {str(folder)!r} has no *.safetensors file.", hint="Download it again, weights included."
         )
+    if weight_formats(folder)[:1] == ("mlx",):
+        raise InputError(
+            f"The base model {str(folder)!r} has weights that MLX packed, which only MLX reads.",
+            hint="Give the model that it was made from.",
+        )
     check_shards(folder, shown=f"The base model {str(folder)!r}", headers=False)
     _check_tokenizer(folder)
 
@@ -104,6 +110,8 @@ def check_served_model(path: Path) -> None:
             _check_tokenizer(path)
         case ("openvino",) | ("mlx",):  # for engines that users write
             _check_config(path)
+            check_shards(path, shown=f"The model {str(path)!r}", headers=False)
+            _check_tokenizer(path)
         case _:
             check_base_model(path)
 
@@ -114,7 +122,7 @@ def weight_formats(path: Path) -> tuple[WeightFormat, ...]:
         return ("gguf",) if path.suffix.lower() == _GGUF else ()
     found: list[WeightFormat] = []
     if weights := next(path.glob("*.safetensors"), None):
-        found.append("mlx" if is_mlx(weights) else "safetensors")
+        found.append("mlx" if is_mlx(weights) and _is_packed_by_mlx(path) else "safetensors")
     if any(path.glob(f"*{_GGUF}")):
         found.append("gguf")
     if _onnx_files(path):
@@ -122,6 +130,14 @@ def weight_formats(path: Path) -> tuple[WeightFormat, ...]:
     if (path / OPENVINO_NAME).is_file():
         found.append("openvino")
     return tuple(found)
+
+
+def _is_packed_by_mlx(folder: Path) -> bool:
+    """Return True for integers in groups; weights that MLX wrote as floats are those of any safetensors file."""
+    try:
+        return "quantization" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
 
 
 def gguf_file(path: Path) -> Path:

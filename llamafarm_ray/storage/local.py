@@ -34,7 +34,7 @@ def write_whole(path: Path, data: str | bytes) -> None:
         OSError: it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    partial = path.with_name(f".{secrets.token_hex(8)}")  # a name beside it may be as long as the system allows
     try:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
         partial.replace(path)
@@ -86,7 +86,7 @@ def clock(folder: Path) -> dt.datetime:
 @contextlib.contextmanager
 def _synced(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     _make_folder(path.parent)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    partial = path.with_name(f".{secrets.token_hex(8)}")  # a name beside it may be as long as the system allows
     try:
         with partial.open("xb") as file:
             yield file, partial

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError, LlamaFarmError
-from llamafarm_ray.models.folder import TOKENIZER_FILES
+from llamafarm_ray.models.folder import OPENVINO_NAME, TOKENIZER_FILES
 from llamafarm_ray.models.formats.card import card_of_gguf, read_card
 from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.formats.files import ModelFiles
@@ -46,7 +46,7 @@ class Inspection:
     """Facts of a model.
 
     Attributes:
-        format: ``safetensors`` or ``gguf``.
+        format: ``safetensors``, ``gguf``, or ``mlx`` for safetensors whose weights MLX packed.
         architecture: the class that transformers makes, or GGUF's name.
         model_type: transformers' name of the family; empty where it has none.
         num_parameters: parameters, tied ones once.
@@ -130,6 +130,11 @@ def inspect_files(files: ModelFiles, *, shown: str, compare: bool = True) -> Ins
         return _of_safetensors(files, weights, shown, compare=compare)
     if len(ggufs) == 1:
         return _of_gguf(files, ggufs[0], compare=compare)
+    if OPENVINO_NAME in names:
+        raise InputError(
+            f"{shown!r} is an OpenVINO model, whose files are not inspected.",
+            hint="Inspect the model that it was converted from.",
+        )
     _refuse_pickles(files, shown)
     what = f"several GGUF files: {', '.join(sorted(ggufs)[:3])}" if ggufs else "neither safetensors nor a GGUF file"
     raise InputError(f"{shown!r} holds {what}.", hint="Give the folder or the file of one model.")
@@ -180,7 +185,7 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
     tokenizer_config = _json(files, "tokenizer_config.json")
     model = _object(_json(files, "tokenizer.json"), "model")
     return Inspection(
-        format="safetensors",
+        format="mlx" if "group_size" in _object(config, "quantization") else "safetensors",
         architecture=", ".join(map(str, config.get("architectures") or [])),
         model_type=str(config.get("model_type", "")),
         num_parameters=num_parameters,

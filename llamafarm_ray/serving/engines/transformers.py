@@ -197,6 +197,8 @@ def _compute_a_token(version: LanguageModel) -> None:
             version.logits([0], version.new_cache(), all_of_them=False)
         elif isinstance(version, _Encoder):
             version.embed([0])
+    except (torch.OutOfMemoryError, MemoryError):  # it says nothing of the adapter
+        raise
     except UNREADABLE as error:
         raise InputError(
             f"The adapter can't be computed with: {first_line(error)}",

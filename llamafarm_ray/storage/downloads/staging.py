@@ -172,7 +172,7 @@ class Staging:
         for path in [path for path in self._files.rglob("*") if path.is_file()]:
             name = path.name
             if name.startswith("."):  # a part file or a sidecar
-                name = name[1:].removesuffix(".new").removesuffix(".pieces").removesuffix(".part")
+                name = name[1:].removesuffix(".pieces").removesuffix(".part")
             if path.with_name(name).relative_to(self._files).as_posix() not in wanted:
                 path.unlink()
 

@@ -43,7 +43,7 @@ def refuse_pickles(path: Path) -> None:
 def _is_of_openvino(path: Path) -> bool:
     """Return True for the weights of an OpenVINO model: plain numbers, beside the network of the same name."""
     network = path.with_suffix(".xml")
-    if path.suffix != ".bin" or len(path.suffixes) != 1 or not network.is_file():
+    if not path.name.startswith("openvino_") or path.suffixes != [".bin"] or not network.is_file():
         return False
     with network.open("rb") as file:
         return _NETWORK.match(file.read(_NETWORK_BYTES)) is not None

@@ -51,7 +51,8 @@ def flops_per_token(shape: ModelShape, setup: Setup) -> float:
     attention = 2.0 * shape.num_layers * shape.query_size * length
     forward = 2.0 * products + attention
     by_weights = 2.0 * products if trained.is_full else 4.0 * trained.num_parameters
-    share = trained.num_reached / shape.num_layers  # of the blocks: below them nothing needs a gradient
+    # Of the blocks: below those adapted nothing needs a gradient, but where activations are computed again.
+    share = 1.0 if setup.gradient_checkpointing else trained.num_reached / shape.num_layers
     head = products - shape.linear_weights
     backward = 2.0 * (shape.linear_weights * share + head) + 2.0 * attention * share + by_weights
     extra = 0.0 if trained.is_full or trained.num_virtual_tokens else 2.0 * trained.num_parameters

@@ -14,7 +14,7 @@ from llamafarm_ray.training.methods.auto import Hardware, choose_method
 from llamafarm_ray.training.methods.lora import num_blocks
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.plan.epochs import with_epochs_and_batch_size
-from llamafarm_ray.training.plan.layers import upper_blocks
+from llamafarm_ray.training.plan.layers import two_thirds, upper_blocks
 from llamafarm_ray.training.plan.learning_rate import choose_learning_rate
 from llamafarm_ray.training.plan.resources import WorkerResources, choose_precision
 from llamafarm_ray.training.strategies import choose_strategy
@@ -88,7 +88,7 @@ def choose(
             checkpointing=checkpointing,
         )
         why = "which takes less time without a GPU"
-    elif begun_with != "all" and method in _LORA and parameters.layers_to_transform == "auto":
+    elif begun_with == two_thirds(blocks) and method in _LORA and parameters.layers_to_transform == "auto":
         upper, why = begun_with, "as when the run began"
     if upper is not None:
         reasons.append(f"The {len(upper)} upper of {blocks} blocks are adapted, {why}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamafarm_ray.config import MethodParameters
 
-__all__ = ["upper_blocks"]
+__all__ = ["two_thirds", "upper_blocks"]
 
 _METHODS = frozenset({"lora", "qlora"})
 _SHARE_OF_LOWER_LAYERS = 3
@@ -30,5 +30,10 @@ def upper_blocks(
         return None
     if not isinstance(parameters.target_modules, str) or parameters.rank_pattern or parameters.alpha_pattern:
         return None  # they may name blocks
+    return two_thirds(blocks) or None
+
+
+def two_thirds(blocks: int) -> tuple[int, ...]:
+    """Return the upper two thirds of the blocks; none of so few that a third of them is none."""
     first = blocks // _SHARE_OF_LOWER_LAYERS
-    return tuple(range(first, blocks)) if first else None
+    return tuple(range(first, blocks)) if first else ()

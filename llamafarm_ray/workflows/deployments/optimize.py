@@ -160,7 +160,7 @@ def _quantized(registry: RegistryApi, base: BaseModel, min_quality: float) -> It
         if quality is not None and quality >= min_quality:
             scheme = str(facts.parameters.get("scheme") or facts.parameters.get("precision") or "quantized")
             found = servable_base(record.ref, registry)
-            if weight_formats(found.folder)[:1] != ("onnx",):  # speed is not measured in ONNX Runtime
+            if weight_formats(found.folder)[:1] in {("safetensors",), ("gguf",)}:  # speed is not measured in others
                 yield _form(found, "float32", scheme=scheme, quality=quality)
 
 

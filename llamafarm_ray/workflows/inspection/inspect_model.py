@@ -92,7 +92,7 @@ def inspect_opened(files: ModelFiles, source: str, *, compare: bool = True) -> I
 
 
 def _served_by(found: Inspection) -> tuple[str, ...]:
-    if found.problems:
+    if found.problems or found.format == "mlx":
         return ()
     if found.format == "gguf":
         return ("gguf",)

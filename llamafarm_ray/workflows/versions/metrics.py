@@ -125,7 +125,13 @@ def read_metrics(path: Path) -> dict[str, object]:
         metrics.pop("questions", None)  # a row for each question: for people, too much for a registry
     if not metrics:
         raise InputError(f"{path} holds no results.", hint="Give a file that `evaluate` wrote.")
-    if not flat_metrics(metrics):
+    try:
+        has_numbers = bool(flat_metrics(metrics))
+    except OverflowError as error:
+        raise InputError(
+            f"{path} holds a number that is too large: {error}.", hint="Give numbers below 1e308."
+        ) from None
+    if not has_numbers:
         shown = ", ".join(f"{name} is {json.dumps(value)[:_SHOWN]}" for name, value in list(metrics.items())[:_FEW])
         raise InputError(f"{path} holds no numbers: {shown}.", hint="Write results as numbers, without quotes.")
     return metrics

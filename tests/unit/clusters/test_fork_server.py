@@ -11,7 +11,8 @@ import pytest
 from patience import wait_until
 
 from llamafarm_ray.clusters import fork_server, forked_worker, standing
-from llamafarm_ray.clusters.forked_worker import SOCKET_NAME, SOCKET_VARIABLE, script_and_variables
+from llamafarm_ray.clusters.forked_worker import SOCKET_NAME, SOCKET_VARIABLE, set_up
+from llamafarm_ray.clusters.leftovers import MARK
 
 TELLS = """
 import json, os, signal, sys
@@ -136,14 +137,72 @@ def test_the_starter_ends_as_its_worker_does(server, waits):
         assert starter.wait(60) == -signal.SIGKILL
 
 
-def test_a_server_that_ends_leaves_its_workers_running(server, waits):
+def test_a_server_that_ends_leaves_commands_running_and_their_starters_wait(server, waits):
     with start(waits, server[1]) as starter:
         worker = psutil.Process(int(starter.stdout.readline()))
         server[0].stdin.close()
-        assert starter.wait(60) == 1
+        assert server[0].wait(60) == 0
         assert worker.is_running()
-        worker.kill()
+        starter.terminate()
+        assert starter.wait(60) == 1, "its status is not known"
     worker_ended(worker)
+
+
+def test_a_server_that_ends_takes_workers_of_its_ray_along(server, waits, tmp_path):
+    with start(waits, server[1], **{MARK: str(tmp_path)}) as starter:
+        worker = psutil.Process(int(starter.stdout.readline()))
+        server[0].stdin.close()
+        assert starter.wait(60) != 0
+    worker_ended(worker)
+
+
+def test_a_worker_and_its_starter_that_end_at_once_leave_the_server_as_it_is(server, waits, tells):
+    starters = [start(waits, server[1]) for _ in range(4)]
+    for starter in starters:
+        pid = int(starter.stdout.readline())
+        os.kill(pid, signal.SIGKILL)
+        starter.kill()
+        starter.communicate()
+    found, _ = told(tells, server[1])
+    assert found["parent"] == server[0].pid
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_starter_without_a_stream_starts_the_worker_itself(server, waits, closed, tmp_path):
+    words = [sys.executable, forked_worker.__file__, str(tmp_path / "writes.py")]
+    (tmp_path / "writes.py").write_text(
+        f"import os, pathlib; pathlib.Path({str(tmp_path / 'parent')!r}).write_text(str(os.getppid()))"
+    )
+    shell = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}>&-; exit $?', "sh", *words],
+        env={**os.environ, SOCKET_VARIABLE: str(server[1])},
+        check=False,
+    )
+    assert shell.returncode == 0
+    assert int((tmp_path / "parent").read_text()) != server[0].pid
+
+
+def test_a_worker_has_its_starters_limits_cores_and_niceness(server, tmp_path):
+    script = tmp_path / "limits.py"
+    script.write_text(
+        "import json, os, resource\n"
+        "files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "print(json.dumps([files, sorted(os.sched_getaffinity(0)), os.nice(0)]))"
+    )
+    core = min(os.sched_getaffinity(0))
+    command = f"ulimit -S -n 99; exec taskset -c {core} nice -n 3 {sys.executable} {forked_worker.__file__} {script}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={**os.environ, SOCKET_VARIABLE: str(server[1])},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [99, [core], os.nice(0) + 3]
+
+
+def test_a_folder_of_code_that_is_said_from_here_is_not_that_of_a_fork(server, tells):
+    found, _ = told(tells, server[1], PYTHONPATH="sources")
+    assert found["parent"] != server[0].pid
 
 
 def worker_ended(worker):
@@ -200,13 +259,16 @@ def test_a_request_that_is_cut_short_leaves_the_server_as_it_is(server, tells):
     assert found["parent"] == server[0].pid
 
 
-def test_what_only_rays_own_script_can_do_is_left_to_it():
+def test_what_only_rays_own_script_can_do_is_left_to_it(monkeypatch):
     def given(**context):
         told = json.dumps({"env_vars": {}, "py_executable": sys.executable, **context})
-        return script_and_variables(["/ray/default_worker.py", f"--serialized-runtime-env-context={told}"])
+        return set_up(["/ray/default_worker.py", f"--serialized-runtime-env-context={told}"])
 
-    assert script_and_variables(["/ray/default_worker.py", "--a=1"]) == (["/ray/default_worker.py", "--a=1"], {})
-    assert given() == (["/ray/default_worker.py"], {})
+    assert set_up(["/ray/default_worker.py", "--a=1"]) == ["/ray/default_worker.py", "--a=1"]
+    monkeypatch.setenv("FIRST", "")
+    monkeypatch.setenv("SECOND", "")
+    assert given(env_vars={"FIRST": "x", "SECOND": "${FIRST}/y"}) == ["/ray/default_worker.py"]
+    assert os.environ["SECOND"] == "x/y"
     for context in ({"command_prefix": ["nice"]}, {"py_executable": "/other/python"}, {"java_jars": ["a.jar"]}):
         assert given(**context) is None
     assert given(override_worker_entrypoint="/in/the/container.py") is None
@@ -231,6 +293,6 @@ def test_a_worker_is_not_forked_once_code_has_changed(tmp_path, monkeypatch, cap
     ours, _ = socket.socketpair()
     monkeypatch.setattr(sys, "stdin", ours)
     made = fork_server.ForkServer(tmp_path / "s", [], stamp=lambda: next(stamps))
-    request = fork_server.Request(arguments=[], variables=dict(os.environ), folder="", umask=0, blocked=[], streams=[])
+    request = fork_server.Request([], dict(os.environ), "", 0, [], {}, [], 0, [])
     assert not made._can_fork(request)
     assert "code on disk has changed" in capsys.readouterr().err

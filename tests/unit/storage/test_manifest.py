@@ -194,15 +194,22 @@ def test_a_pickle_by_another_name_is_refused(folder, name, data):
     ],
 )
 def test_numbers_beside_a_network_of_openvino_are_no_pickle(folder, network, weights, accepted):
-    (folder / "model.bin").write_bytes(weights)
+    (folder / "openvino_model.bin").write_bytes(weights)
     if network is not None:
-        (folder / "model.xml").write_bytes(network)
+        (folder / "openvino_model.xml").write_bytes(network)
     if accepted:
         media_types = {entry.path: entry.media_type for entry in Manifest.of_folder(folder).files}
-        assert media_types["model.xml"] == "application/xml"
+        assert media_types["openvino_model.xml"] == "application/xml"
     else:
         with pytest.raises(InputError, match="pickled"):
             Manifest.of_folder(folder)
+
+
+def test_a_file_of_another_name_beside_a_network_of_openvino_can_be_a_pickle(folder):
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps([1], protocol=0))
+    (folder / "pytorch_model.xml").write_bytes(b'<?xml version="1.0"?>\n<net name="model" version="11">')
+    with pytest.raises(InputError, match="pickled"):
+        Manifest.of_folder(folder)
 
 
 def test_an_archive_without_pickles_and_a_header_that_looks_like_one_are_fine(folder):

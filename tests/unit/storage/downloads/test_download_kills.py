@@ -69,7 +69,7 @@ def check_kills(hub, folder, seeds):
         assert next(file.digest for file in found.record.files if file.path.endswith("tensors")) == Digest.of(WEIGHTS)
         assert len(hub.cdn.asked) <= NUM_PIECES + 1 + CONNECTIONS, f"seed {seed}: more than a piece a connection"
         assert [path.suffix for path in (cache / "downloads").iterdir()] == [".json"], seed
-        assert not [path for path in cache.rglob("*") if path.name.endswith((".part", ".pieces", ".new"))], seed
+        assert not [path for path in cache.rglob("*") if path.name.endswith((".part", ".pieces"))], seed
 
 
 def test_a_download_that_is_killed_goes_on(hub, tmp_path):

@@ -118,6 +118,7 @@ def test_a_run_goes_on_with_the_blocks_that_it_began_with_whatever_machine_joins
     assert layers_chosen(deep, num_gpus=1, begun_with=(2, 3, 4, 5, 6), reasons=reasons) == (2, 3, 4, 5, 6)
     assert any("The 5 upper of 7 blocks are adapted, as when the run began." in reason for reason in reasons)
     assert layers_chosen(deep, begun_with="all") == "auto"
+    assert layers_chosen(deep, num_gpus=1, begun_with=(0, 1)) == "auto", "the configuration named them then"
     assert layers_chosen(deep, begun_with=(2, 3), layers_to_transform="all") == "all"
     for layers, kept in (((2, 3), (2, 3)), ("auto", "all")):
         facts = {"rows": "r", "base_model": "b", "parameters": _decisive(MethodParameters(layers_to_transform=layers))}

@@ -6,13 +6,14 @@ import pytest
 import torch
 from family_models import write_family_model
 
-from llamafarm_ray.errors import IntegrityError, UnsupportedError
+from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError
 from llamafarm_ray.models.convert.exports import mlx_file, openvino_file
-from llamafarm_ray.models.folder import weight_formats
+from llamafarm_ray.models.folder import check_base_model, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryService
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.storage import Location, Manifest
 from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows.inspection.inspect_model import inspect_model
 from llamafarm_ray.workflows.models import mlx_runtime
 from llamafarm_ray.workflows.models.convert import convert
 from llamafarm_ray.workflows.versions.register import Registration, register
@@ -89,7 +90,7 @@ def test_mlx_answers_as_the_source(base, registry, tmp_path, precision, bound):
     assert made.difference["worst_layer_error"] < 0.1
     config = json.loads((made.path / "config.json").read_text())
     assert config.get("quantization", {}).get("bits") == {"int8": 8}.get(precision)
-    assert weight_formats(made.path) == ("mlx",)
+    assert weight_formats(made.path) == (("mlx",) if precision == "int8" else ("safetensors",))
     record = register(registry, Registration(made.path, name="tiny-mlx", base_model=made.base_model))
     assert record.registered.kind is ModelKind.QUANTIZED
 
@@ -121,6 +122,26 @@ def test_no_engine_serves_them(registry, tmp_path, target):
         choose_engine("auto", base, [], registry)
 
 
+def test_floats_that_mlx_wrote_are_those_of_any_safetensors_file(tmp_path):
+    folder = folder_of("mlx", tmp_path / "model")
+    (folder / "config.json").write_text("{}")
+    assert weight_formats(folder) == ("safetensors",)
+
+
+def test_integers_that_mlx_packed_are_no_base_model_and_no_engine_is_named_for_them(registry, tmp_path):
+    folder = folder_of("mlx", tmp_path / "model")
+    with pytest.raises(InputError, match="weights that MLX packed"):
+        check_base_model(folder)
+    found = inspect_model(registry, str(folder))
+    assert (found.served_by, found.trained_by) == ((), ())
+
+
+def test_an_openvino_model_is_not_called_a_pickle(registry, tmp_path):
+    folder = folder_of("openvino", tmp_path / "model")
+    with pytest.raises(InputError, match="is an OpenVINO model"):
+        inspect_model(registry, str(folder))
+
+
 def folder_of(target, folder):
     """A folder with the weights of a format."""
     from safetensors.torch import save_file
@@ -128,6 +149,7 @@ def folder_of(target, folder):
     folder.mkdir()
     if target == "mlx":
         save_file({"weight": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "mlx"})
+        (folder / "config.json").write_text('{"quantization": {"group_size": 64, "bits": 4}}')
     else:
         (folder / "openvino_model.xml").write_text('<?xml version="1.0"?>\n<net name="model" version="11">\n</net>\n')
         (folder / "openvino_model.bin").write_bytes(bytes(8))
