@@ -51,6 +51,7 @@ def prepare_environment() -> None:
     os.environ.update(SERVE_ENV)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", _DASHBOARD_S)
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")  # an actor that reports on each build to Ray's authors
 
 
 @contextmanager
