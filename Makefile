@@ -71,7 +71,7 @@ monitoring: setup ## Prometheus and Grafana for the Ray of this machine, with ou
 BENCH ?= *
 
 bench: setup ## What is measured, beside its goals and peers (BENCH=registry for one).
-	@set -e; for file in tests/benchmarks/$(BENCH).py; do PYTHONPATH=tests $(BIN)/python $$file $(ARGS); done
+	@set -e; for file in tests/benchmarks/$(BENCH).py; do PYTHONPATH=$(CURDIR)/tests $(BIN)/python $$file $(ARGS); done
 
 check: setup ## Lint, format, types and import layers.
 	@$(BIN)/mypy & types=$$!; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports; others=$$?; \

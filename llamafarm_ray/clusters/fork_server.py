@@ -46,6 +46,8 @@ BUILDS = (
     "pydantic",
     "jsonschema",
     "psutil",
+    "requests",
+    "google.protobuf.json_format",
     "llamafarm_ray.data.build.documents",
     "llamafarm_ray.data.quality.whole_set",
     "llamafarm_ray.registry",
