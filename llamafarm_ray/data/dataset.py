@@ -31,6 +31,8 @@ from llamafarm_ray.errors import InputError
 
 __all__ = ["Splits", "check_dataset", "open_dataset"]
 
+_SMALL_BYTES = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -178,8 +180,12 @@ def _open_split(folder: Path, num_rows: int, built: BuiltDataset) -> ray.data.Da
 
 
 def _read(shards: Sequence[Path]) -> ray.data.Dataset:
-    """Return the rows of shards; on a cluster this process reads them, since other nodes may not see the folder."""
-    if is_on_one_machine():
+    """Return the rows of shards.
+
+    On a cluster this process reads them, since other nodes may not see the folder; and small ones anywhere, since Ray
+    Data starts an actor to read the footers.
+    """
+    if is_on_one_machine() and sum(shard.stat().st_size for shard in shards) > _SMALL_BYTES:
         return ray.data.read_parquet([str(shard.resolve()) for shard in shards])
     return ray.data.from_arrow_refs([ray.put(pq.read_table(shard)) for shard in shards])  # one shard in memory
 

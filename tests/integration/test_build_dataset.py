@@ -124,6 +124,17 @@ def test_validation_asks_in_other_words_for_what_is_trained_on(ray_cluster, corp
     assert {row["messages"][1]["content"] for row in splits.validation.take_all()} <= trained
 
 
+def test_large_datasets_are_read_by_tasks_and_small_ones_here_with_the_same_rows(
+    ray_cluster, corpus, tmp_path, monkeypatch
+):
+    build(corpus, tmp_path / "out")
+    here = open_dataset(tmp_path / "out")
+    monkeypatch.setattr("llamafarm_ray.data.dataset._SMALL_BYTES", 0)
+    by_tasks = open_dataset(tmp_path / "out")
+    assert by_tasks.train.take_all() == here.train.take_all()
+    assert by_tasks.digest == here.digest
+
+
 def test_a_dataset_that_is_there_already_stays_and_another_is_refused(ray_cluster, corpus, tmp_path):
     first = build(corpus, tmp_path / "out")
     again = build(corpus, tmp_path / "out")
