@@ -76,8 +76,7 @@ def choose(
     precision = choose_precision(config.fine_tuning.training.precision, hardware, is_half=architecture.is_half)
     method, parameters = _choose_method(config, hardware, architecture, num_rows, reasons)
     blocks = num_blocks(architecture.linear_layers)
-    checkpointing = config.fine_tuning.training.gradient_checkpointing
-    upper: tuple[int, ...] | None = None
+    upper, why = None, "as when the run began"
     if begun_with is None:
         upper = upper_blocks(
             method,
@@ -85,11 +84,11 @@ def choose(
             blocks=blocks,
             passes=passes,
             on_gpu=hardware.num_gpus > 0,
-            checkpointing=checkpointing,
+            checkpointing=config.fine_tuning.training.gradient_checkpointing,
         )
         why = "which takes less time without a GPU"
     elif begun_with == two_thirds(blocks) and method in _LORA and parameters.layers_to_transform == "auto":
-        upper, why = begun_with, "as when the run began"
+        upper = two_thirds(blocks)
     if upper is not None:
         reasons.append(f"The {len(upper)} upper of {blocks} blocks are adapted, {why}.")
         parameters = parameters.model_copy(update={"layers_to_transform": upper})
@@ -102,19 +101,25 @@ def choose(
         reasons=reasons,
     )
     packed = _choose_packing(config, method, architecture, reasons)
+    rate = _choose_rate(config, method, architecture, passes, reasons)
+    training = _decided(config, rate=rate, num_rows=num_rows, passes=passes, reasons=reasons)
+    return Choices(method, parameters, strategy, precision, packed, max_length, training)
+
+
+def _choose_rate(config: Config, method: str, architecture: Architecture, passes: int, reasons: list[str]) -> float:
+    configured = config.fine_tuning.training.learning_rate
     rate = choose_learning_rate(
-        config.fine_tuning.training.learning_rate,
+        configured,
         method=method,
         objective=config.fine_tuning.objective,
         hidden_size=architecture.hidden_size,
         passes=passes if method in _LORA else 1,
     )
-    if rate != config.fine_tuning.training.learning_rate:
+    if rate != configured:
         reasons.append(
             f"The learning rate is {rate:g}, for {method} on a model that is {architecture.hidden_size} wide."
         )
-    training = _decided(config, rate=rate, num_rows=num_rows, passes=passes, reasons=reasons)
-    return Choices(method, parameters, strategy, precision, packed, max_length, training)
+    return rate
 
 
 def _decided(config: Config, *, rate: float, num_rows: int, passes: int, reasons: list[str]) -> DecidedTraining:

@@ -24,6 +24,7 @@ from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.methods import find_method
+from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.monitoring.observer_settings import ObserverSettings
 from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.plan.choosing import Choices, choose, choose_max_length
@@ -66,9 +67,6 @@ def make_plan(
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
     Args:
-        config: the configuration.
-        inputs: rows and base model.
-        folder: the run's folder.
         note: called with what there is to say.
         earlier: the facts of the unfinished run in the folder, which goes on with the blocks that it chose.
 
@@ -80,10 +78,7 @@ def make_plan(
     objective = find_objective(tuning.objective, tuning.objective_settings)
     architecture = check_inputs(config, objective, base_model, has_validation=inputs.validation_rows is not None)
     hardware = find_hardware(tuning.distributed.gpus or 1, note)
-    if tuning.training.fused_kernels is True and hardware.num_gpus == 0:
-        raise UserError(
-            "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
-        )
+    _check_kernels(config, hardware)
     workers = choose_workers(tuning.distributed, hardware)
     num_nodes = len(machines())
     reasons: list[str] = []
@@ -103,13 +98,8 @@ def make_plan(
         reasons=reasons,
         begun_with=_layers_of(earlier, rows=train.digest, base_digest=base_digest),
     )
-    check_before_start(
-        base_model,
-        _setup(config, chosen, workers, train),
-        gpu_memory_bytes=hardware.gpu_memory_bytes,
-        num_nodes=num_nodes,
-        reasons=reasons,
-    )
+    setup, memory = _setup(config, chosen, workers, train), hardware.gpu_memory_bytes
+    check_before_start(base_model, setup, gpu_memory_bytes=memory, num_nodes=num_nodes, reasons=reasons)
     batches = _batches(chosen.training, workers, train, validation)
     facts = _facts(config, chosen, batches, rows=train.digest, base_digest=base_digest)
     job = _job(
@@ -124,6 +114,13 @@ def make_plan(
         reasons=reasons,
     )
     return Plan(job, workers, train, validation, facts, reasons)
+
+
+def _check_kernels(config: Config, hardware: Hardware) -> None:
+    if config.fine_tuning.training.fused_kernels is True and hardware.num_gpus == 0:
+        raise UserError(
+            "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
+        )
 
 
 @dataclass(frozen=True, slots=True)
