@@ -290,7 +290,7 @@ class Load:
             thread.join()
 
     def timeline(self, began: float) -> str:
-        """Return what failed, counted by seconds since ``began`` in steps of five, and how many were answered."""
+        """Return the numbers of failed and of answered requests, in steps of five seconds since ``began``."""
         failed = Counter((int(at - began) // 5 * 5, said[:80]) for at, said in self.failed)
         answered = Counter(int(at - began) // 5 * 5 for at, _, _ in self.answered)
         return f"answered: {sorted(answered.items())}; failed: {sorted(failed.items())}"

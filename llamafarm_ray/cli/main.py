@@ -109,7 +109,7 @@ def _root(
 
 
 _FORKED = {"create-dataset", "evaluate", "train", "tune"}
-"""Verbs of `models` that import PyTorch or Ray Data."""
+"""Verbs of `models` that work on Ray and need its libraries."""
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -28,7 +29,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,7 +53,7 @@ BUILDS = (
     "llamafarm_ray.data.quality.whole_set",
     "llamafarm_ray.registry",
 )
-"""What every worker and those of builds import; none of them imports Ray."""
+"""Modules of every worker and of builds; none of them imports Ray."""
 MODULES = (
     *BUILDS,
     "torch.distributed",
@@ -67,7 +68,7 @@ MODULES = (
     "llamafarm_ray.training.objectives",
     "llamafarm_ray.training.estimate",
 )
-"""The same, and what workers of training import."""
+"""The same, and modules of training."""
 _READ_AT_IMPORT = (
     *("ACCELERATE_", "ARROW_", "BLIS_", "CUDA_", "GOMP_", "HF_", "HUGGINGFACE_", "KMP_", "LD_", "MALLOC_"),
     *("FSSPEC_", "MKL_", "NCCL_", "NUMBA_", "NUMEXPR_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TQDM_"),
@@ -80,6 +81,8 @@ _ALSO_READ_AT_IMPORT = {
 }
 _READ_LATER = {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCH_EXTENSIONS_DIR"}
 """Exceptions: a fork's threads are counted anew, and no device was touched before."""
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Request:
         cores: it may run on.
         niceness: of its process.
         streams: file descriptors of its standard input, output and error.
+        starter: in the fork, the connection to the process that asked for it.
     """
 
     arguments: list[str]
@@ -107,6 +111,7 @@ class Request:
     cores: list[int]
     niceness: int
     streams: list[int]
+    starter: socket.socket | None = None
 
 
 class ForkServer:
@@ -127,7 +132,6 @@ class ForkServer:
         self._listener.bind(str(path))
         self._listener.listen(128)
         self._workers: dict[int, socket.socket] = {}
-        self._rays_own: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._take)
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
@@ -159,7 +163,7 @@ class ForkServer:
         try:
             importlib.import_module(name)
         except Exception as error:  # noqa: BLE001 - whatever a module raises: a worker that needs it says so
-            sys.stderr.write(f"{name} can't be imported beforehand: {error}\n")
+            _log(f"{name} can't be imported beforehand: {error}")
         if not self._modules:
             gc.collect()
             gc.freeze()  # so that a fork's collector does not write to, and so copy, what all share
@@ -177,8 +181,6 @@ class ForkServer:
             return None
         if pid:
             self._workers[pid] = asked
-            if request is not None and MARK in request.variables:
-                self._rays_own.add(pid)
             self._selector.register(asked, selectors.EVENT_READ, self._hung_up)
             _say(asked, str(pid))
             _close(None, request)
@@ -186,32 +188,33 @@ class ForkServer:
         os.setpgid(0, 0)  # Ray kills the group of a worker that has ended
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for opened in (asked, self._listener, self._woken, self._wakes, *self._workers.values()):
+        for opened in (self._listener, self._woken, self._wakes, *self._workers.values()):
             opened.close()
-        return request
+        return None if request is None else replace(request, starter=asked)
 
     def _fork(self) -> int | None:
         try:
             return os.fork()
         except OSError as error:
-            sys.stderr.write(f"A worker is not forked: {error}.\n")
+            _log(f"A worker is not forked: {error}.")
             return None
 
     def _can_fork(self, request: Request) -> bool:
         try:
             if self._stamp() != self._imported_at:
-                sys.stderr.write("A worker is not forked: code on disk has changed.\n")
+                _log("A worker is not forked: code on disk has changed.")
                 return False
             adopted = as_adopted(request.variables)
         except (OSError, ValueError):  # a file of the code, or the driver's, was removed just now
             return False
-        if any(not part.startswith("/") for part in adopted.get("PYTHONPATH", "/").split(os.pathsep) if part):
-            return False  # it says another folder elsewhere
+        if any(not part.startswith("/") for part in (adopted.get("PYTHONPATH") or "/").split(os.pathsep)):
+            _log("A worker is not forked: its PYTHONPATH has a relative part, which says another folder here.")
+            return False
         wanted = _of_imports(adopted)
         by_imports = _of_imports(os.environ)  # some libraries set variables as they are imported
         other = [name for name in {*wanted, *self._variables} if wanted.get(name) != self._variables.get(name)]
         if other := [name for name in other if wanted.get(name) != by_imports.get(name)]:
-            sys.stderr.write(f"A worker is not forked: it has another value of {', '.join(sorted(other))}.\n")
+            _log(f"A worker is not forked: it has another value of {', '.join(sorted(other))}.")
         return not other
 
     def _hung_up(self, asked: socket.socket) -> None:
@@ -231,15 +234,14 @@ class ForkServer:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 asked = self._workers.pop(pid)
-                self._rays_own.discard(pid)
                 self._forget(asked)
                 _say(asked, str(os.waitstatus_to_exitcode(status)))
                 asked.close()
 
-    def end_workers(self) -> None:
-        """End the workers of Ray that are left; commands go on."""
-        for pid in self._rays_own:
-            _kill(pid)
+
+def _log(line: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full
+        sys.stderr.write(f"{line}\n")
 
 
 def _kill(pid: int) -> None:
@@ -282,7 +284,7 @@ def _of_imports(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def code_stamp() -> tuple[tuple[str, int], ...]:
-    """Return what changes when this package's code or an installed package does."""
+    """Return the times of this package's files and of the folders of installed packages."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
     installed = map(Path, (*site.getsitepackages(), site.getusersitepackages()))
     folders = [folder for folder in installed if folder.is_dir()]
@@ -306,10 +308,11 @@ def run_worker(request: Request) -> NoReturn:
     except BaseException:  # noqa: BLE001 - the end of a process
         sys.excepthook(*sys.exc_info())
     finally:
-        _end(status)
+        _end(status, request.starter)
 
 
-def _end(status: int) -> NoReturn:
+def _end(status: int, starter: socket.socket | None) -> NoReturn:
+    """End this process, and say its status to the starter, since the server may be gone."""
     ends = (
         threading._shutdown,  # type: ignore[attr-defined]  # noqa: SLF001 - joins threads, and ends executors
         atexit._run_exitfuncs,  # noqa: SLF001
@@ -318,8 +321,12 @@ def _end(status: int) -> NoReturn:
     )
     try:
         for end in ends:
-            with contextlib.suppress(Exception, KeyboardInterrupt):  # such as a pipe that nobody reads any more
+            try:
                 end()
+            except (Exception, KeyboardInterrupt):  # noqa: BLE001 - such as a full disk, for which Python has this status
+                status = status or 120
+        if starter is not None:
+            _say(starter, str(status))
     finally:
         os._exit(status)
 
@@ -329,6 +336,8 @@ def _become(request: Request) -> None:
         os.dup2(stream, number)
         os.close(stream)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]  # it was opened on a log
+    if MARK in request.variables:  # a worker of the server's Ray, which ends with it; commands go on
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.clear()
     os.environ.update(request.variables)
     os.umask(request.umask)
@@ -336,7 +345,8 @@ def _become(request: Request) -> None:
     for kind, (soft, hard) in request.limits.items():
         with contextlib.suppress(OSError, ValueError):  # a hard limit of this process that is lower
             resource.setrlimit(int(kind), (soft, hard))
-    os.sched_setaffinity(0, request.cores)
+    with contextlib.suppress(OSError):  # none of the cores is this process's
+        os.sched_setaffinity(0, request.cores)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, request.niceness)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -347,7 +357,7 @@ def _become(request: Request) -> None:
     if "torch" in sys.modules:
         _set_threads(sys.modules["torch"].set_num_threads, request)
     sys.argv = request.arguments
-    sys.path.insert(0, str(Path(request.arguments[0]).parent))
+    sys.path.insert(0, str(Path(request.arguments[0]).resolve().parent))
 
 
 def _set_threads(set_num_threads: Callable[[int], object], request: Request) -> None:
@@ -369,11 +379,9 @@ def main(arguments: Sequence[str]) -> None:
         arguments: the socket's path, and the modules' names with commas between them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = ForkServer(Path(arguments[0]), arguments[1].split(","))
-    request = server.serve()
+    request = ForkServer(Path(arguments[0]), arguments[1].split(",")).serve()
     if request is not None:
         run_worker(request)
-    server.end_workers()
 
 
 if __name__ == "__main__":

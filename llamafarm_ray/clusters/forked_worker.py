@@ -1,8 +1,8 @@
 """The script that a local Ray starts for each worker: it has the worker forked from a process that has imported it all.
 
 It takes the arguments of Ray's own ``setup_worker.py``, asks the server at ``$LLAMAFARM_FORK_SERVER``
-(:mod:`llamafarm_ray.clusters.fork_server`), and stays as long as the worker does: a signal to one is a signal to the
-other, and it ends with the worker's status. Where the server can't help, it becomes the worker itself, as Ray has it.
+(:mod:`llamafarm_ray.clusters.fork_server`), and stays as long as the worker does: it passes on the signals of a
+terminal, and it ends with the worker's status. Where the server can't help, it becomes the worker itself, as Ray has it.
 
 It imports the standard library alone, since each worker waits for it.
 """
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> NoReturn:
     status = run_forked(words, path) if path else None
     if status is None:
         _become(words)
-    if status < 0:  # a signal ended the worker: so it shall be for who waits here
+    if status < 0:  # a signal ended the worker, and so it ends this process
         with contextlib.suppress(OSError):  # nothing can be set for SIGKILL
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)

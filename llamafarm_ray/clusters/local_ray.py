@@ -60,7 +60,7 @@ def local_ray(*, with_dashboard: bool, forks_with: Sequence[str] = ()) -> Iterat
 
     Args:
         forks_with: modules that one process imports, and that its workers are forked with; not where there are GPUs,
-            which a fork can't use. Without any, each worker is an interpreter of its own.
+            which a fork can't use, and on Linux alone. Without any, each worker is an interpreter of its own.
 
     Yields:
         the folder that holds everything of it, and the dashboard's ``host:port``, empty without one.
@@ -75,7 +75,7 @@ def local_ray(*, with_dashboard: bool, forks_with: Sequence[str] = ()) -> Iterat
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(end_leftovers, folder)
         os.environ.update(_proxy_environment(folder))
-        if forks_with and not _has_gpus():
+        if forks_with and sys.platform == "linux" and not _has_gpus():
             stack.enter_context(_fork_server(folder, forks_with))
         stack.callback(ray.shutdown)
         with marked_as(folder):

@@ -60,7 +60,7 @@ def test_a_run_goes_on_from_its_last_checkpoint_when_a_node_is_cut_off_and_the_n
             )
             noticed = time.monotonic()
             wait_for(lambda: "training goes on after step" in log.read_text(), 240, log.read_text)
-            report("training: goes on after that after", time.monotonic() - noticed)
+            report("training: goes on, counted from then, after", time.monotonic() - noticed)
         finally:
             worker.mend()
         said = finished(job, log)

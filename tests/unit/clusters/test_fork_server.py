@@ -131,6 +131,18 @@ def test_a_stop_of_the_starter_stops_the_worker_until_it_goes_on(server, waits):
         assert starter.wait(60) == -signal.SIGTERM
 
 
+def test_a_worker_gets_the_signal_that_its_starter_got(server, tmp_path):
+    script = tmp_path / "catches.py"
+    script.write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\nprint(1, flush=True)\nsignal.pause()"
+    )
+    with start(script, server[1]) as starter:
+        starter.stdout.readline()
+        starter.terminate()
+        assert starter.wait(60) == 9
+
+
 def test_the_starter_ends_as_its_worker_does(server, waits):
     with start(waits, server[1]) as starter:
         os.kill(int(starter.stdout.readline()), signal.SIGKILL)
@@ -146,6 +158,19 @@ def test_a_server_that_ends_leaves_commands_running_and_their_starters_wait(serv
         starter.terminate()
         assert starter.wait(60) == 1, "its status is not known"
     worker_ended(worker)
+
+
+def test_the_status_of_a_command_is_known_though_the_server_has_ended(server, tmp_path):
+    script = tmp_path / "waits.py"
+    script.write_text("import sys\nprint(1, flush=True)\nsys.stdin.read()\nsys.exit(7)")
+    words = [sys.executable, forked_worker.__file__, str(script)]
+    variables = {**os.environ, SOCKET_VARIABLE: str(server[1])}
+    with subprocess.Popen(words, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        starter.stdout.readline()
+        server[0].stdin.close()
+        assert server[0].wait(60) == 0
+        starter.stdin.close()
+        assert starter.wait(60) == 7
 
 
 def test_a_server_that_ends_takes_workers_of_its_ray_along(server, waits, tmp_path):
@@ -200,9 +225,15 @@ def test_a_worker_has_its_starters_limits_cores_and_niceness(server, tmp_path):
     assert json.loads(done.stdout) == [99, [core], os.nice(0) + 3]
 
 
-def test_a_folder_of_code_that_is_said_from_here_is_not_that_of_a_fork(server, tells):
-    found, _ = told(tells, server[1], PYTHONPATH="sources")
-    assert found["parent"] != server[0].pid
+@pytest.mark.parametrize(
+    ("path", "is_forked"), [("", True), ("/sources", True), ("sources", False), ("/sources:", False)]
+)
+def test_a_relative_folder_of_code_is_not_that_of_a_fork(tmp_path, monkeypatch, path, is_forked):
+    monkeypatch.setenv("PYTHONPATH", path)
+    ours, _ = socket.socketpair()
+    monkeypatch.setattr(sys, "stdin", ours)
+    made = fork_server.ForkServer(tmp_path / "s", [], stamp=lambda: 1)
+    assert made._can_fork(fork_server.Request([], dict(os.environ), "", 0, [], {}, [], 0, [])) is is_forked
 
 
 def worker_ended(worker):
