@@ -2,7 +2,7 @@
 
 It takes the arguments of Ray's own ``setup_worker.py``, asks the server at ``$LLAMAFARM_FORK_SERVER``
 (:mod:`llamafarm_ray.clusters.fork_server`), and stays as long as the worker does: it passes on the signals of a
-terminal, and it ends with the worker's status. Where the server can't help, it becomes the worker itself, as Ray has it.
+terminal, and ends with the worker's status. Where the server can't help, it becomes the worker itself, as Ray has it.
 
 It imports the standard library alone, since each worker waits for it.
 """
