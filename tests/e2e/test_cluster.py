@@ -1,6 +1,10 @@
 """On a running cluster: a job trains and registers, `serve deploy` serves what it registered."""
 
 import functools
+import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,17 +20,21 @@ pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the who
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+    """A home whose path no earlier run of the tests had: a job's output in `~/llamafarm-jobs` is named by it."""
+    return Path(tempfile.mkdtemp(prefix="home-", dir=tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")
 def trained(demos_base, ray_head, home):
     """README's job, on the demo's base and for a few steps."""
-    return ray_head.run(
+    done = ray_head.run(
         *["ray", "job", "submit", "--address", ray_head.dashboard, "--working-dir", ".", "--"],
         *["python", "jobs/train.py", "--config", "jobs/configs/basic_lora.yaml", "--home", str(home)],
         *["--set", f"base_model={demos_base}", "--set", "fine_tuning.training.max_steps=4"],
     )
+    yield done
+    for output in re.findall(r"/\S+/llamafarm-jobs/\S+?/basic-lora-\w+", done.stdout):
+        shutil.rmtree(output, ignore_errors=True)
 
 
 def test_a_submitted_job_trains_and_registers(trained, home):
