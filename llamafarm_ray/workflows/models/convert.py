@@ -19,10 +19,11 @@ from llamafarm_ray.models.loading import bare_model
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.inspection.model_source import ModelSource, opened_model, opened_pickle
+from llamafarm_ray.workflows.models.exported import convert_by_export
 from llamafarm_ray.workflows.models.llama_cpp import check_in_llama_cpp, has_llama_cpp
-from llamafarm_ray.workflows.models.mlx_runtime import convert_to_mlx
-from llamafarm_ray.workflows.models.onnx_runtime import convert_to_onnx
-from llamafarm_ray.workflows.models.openvino_runtime import convert_to_openvino
+from llamafarm_ray.workflows.models.mlx_runtime import MLX
+from llamafarm_ray.workflows.models.onnx_runtime import ONNX
+from llamafarm_ray.workflows.models.openvino_runtime import OPENVINO
 from llamafarm_ray.workflows.models.parents import Parent, find_parent, new_folder, write_record
 
 __all__ = ["ADAPTER_NAME", "RECORD_NAME", "ConvertedModel", "convert", "write_conversion"]
@@ -37,7 +38,7 @@ _TOOLS = (
     *("torch", "transformers", "gguf", "xllamacpp", "onnx", "onnxscript", "onnxruntime"),
     *("openvino", "mlx", "mlx-lm", "compressed-tensors", "bitsandbytes"),
 )
-_EXPORTS = {"onnx": convert_to_onnx, "openvino": convert_to_openvino, "mlx": convert_to_mlx}
+_EXPORTS = {export.target: export for export in (ONNX, OPENVINO, MLX)}
 """Conversions to formats that have runtimes of their own, by target."""
 _AUTO = "auto"
 
@@ -137,8 +138,9 @@ def _converted(
                 on_stage=on_stage,
             )
         case _:
-            export = _EXPORTS[target]
-            return export(source.path, folder, precision=precision, documents=documents, on_stage=on_stage)
+            return convert_by_export(
+                source.path, folder, _EXPORTS[target], precision=precision, documents=documents, on_stage=on_stage
+            )
 
 
 def _check_target(output: Path, target: Target, *, is_adapter: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +25,37 @@ from llamafarm_ray.models.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["convert_by_export", "in_parts"]
+__all__ = ["AUTO", "Export", "convert_by_export", "in_parts"]
+
+AUTO = "auto"
+"""The precision that a format chooses by that of the source."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A format that is written by an exporter, and the runtime that measures what was written.
+
+    Attributes:
+        target: the format.
+        check: raises UnsupportedError where a library is missing.
+        choose: returns the precision of the result, given the one that was asked for (or ``auto``) and the source's.
+        write: writes a source into a folder in a precision.
+        run: computes the measured texts with what ``write`` left in a folder.
+    """
+
+    target: Target
+    check: Callable[[], None]
+    choose: Callable[[str, str], str]
+    write: Callable[[Path, Path, str], None]
+    run: Callable[[Path, Sequence[torch.Tensor]], Outputs]
 
 
 def convert_by_export(
     source: Path,
     output: Path,
+    export: Export,
     *,
-    target: Target,
-    choose: Callable[[str], str],
-    write: Callable[[Path, Path, str], None],
-    run: Callable[[Path, Sequence[torch.Tensor]], Outputs],
+    precision: str = AUTO,
     documents: Path | None = None,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> Conversion:
@@ -43,21 +64,18 @@ def convert_by_export(
     Args:
         source: a GGUF file, or a folder in transformers' layout.
         output: an existing folder; after an error it holds parts.
-        target: the format.
-        choose: returns the precision of the result, given that of the source.
-        write: writes a source into a folder in a precision.
-        run: computes the measured texts with what ``write`` left in a folder.
         documents: the folder of the model's licence and card; by default the source, where it is a folder.
         on_stage: called with the name of a stage, and the share of it that is done.
 
     Raises:
         InputError: the source is unusable.
-        UnsupportedError: it can't be exported.
+        UnsupportedError: it can't be exported, or a library is missing.
         IntegrityError: the result answers differently.
     """
+    export.check()
     on_stage("reading", 0.0)
     model, tokenizer, own = read_model(source)
-    chosen = choose(own)
+    chosen = export.choose(precision, own)
     on_stage("measuring the source", 0.0)
     config = model.config
     inputs = measured_inputs(tokenizer, config)
@@ -67,11 +85,12 @@ def convert_by_export(
     del model
     gc.collect()  # the exporter reads the model once more
     on_stage("writing", 0.0)
-    write(source, output, chosen)
+    export.write(source, output, chosen)
     on_stage("measuring the result", 0.0)
     check_tokens(inputs, measured_inputs(load_tokenizer(output), config))
-    after = run(output, inputs)
+    after = export.run(output, inputs)
     difference = compare(before, after)
+    target = export.target
     check_difference(difference, bound_of(target, chosen), converted=f"The model in {target} at {chosen}")
     return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
 

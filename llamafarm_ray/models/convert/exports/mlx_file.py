@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.models.convert.exports.libraries import check_libraries
 from llamafarm_ray.models.foreign import first_line
 
 __all__ = ["MlxModel", "check_has_mlx", "write_mlx_model"]
@@ -34,11 +34,7 @@ def check_has_mlx() -> None:
     Raises:
         UnsupportedError: one is missing.
     """
-    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UnsupportedError(
-            f"A conversion to MLX needs {', '.join(missing)}, which is not installed.",
-            hint="pip install 'llamafarm_ray[mlx]'",
-        )
+    check_libraries(_LIBRARIES, target="MLX", extra="mlx")
 
 
 def write_mlx_model(source: Path, folder: Path, precision: str) -> None:

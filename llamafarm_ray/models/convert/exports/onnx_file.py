@@ -5,7 +5,6 @@ Inputs and outputs have the names that Hugging Face's optimum gives them: https:
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from transformers import DynamicCache
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.convert.conversion import read_model
+from llamafarm_ray.models.convert.exports.libraries import check_libraries
 from llamafarm_ray.models.foreign import first_line
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ def check_can_export() -> None:
     Raises:
         UnsupportedError: one is missing.
     """
-    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise UnsupportedError(
-            f"A conversion to ONNX needs {', '.join(missing)}, which is not installed.",
-            hint="pip install 'llamafarm_ray[onnx]'",
-        )
+    check_libraries(_LIBRARIES, target="ONNX", extra="onnx")
 
 
 def write_onnx_model(source: Path, folder: Path, precision: str) -> None:

@@ -5,7 +5,6 @@ Inputs and outputs keep the names of the ONNX file, which are those of Hugging F
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.models.convert.exports.libraries import check_libraries
 from llamafarm_ray.models.convert.exports.onnx_file import LAYERS_NAME, ONNX_NAME
 from llamafarm_ray.models.folder import OPENVINO_NAME
 from llamafarm_ray.models.foreign import first_line
@@ -24,7 +24,7 @@ __all__ = ["OPENVINO_LAYERS_NAME", "OpenvinoModel", "check_has_openvino", "write
 OPENVINO_LAYERS_NAME = "layers.xml"
 """The same model, which also gives the output of each layer."""
 
-_LIBRARY = "openvino"
+_LIBRARIES = ("openvino",)
 _DEVICE = "CPU"
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 """OpenVINO computes in 16 bits on CPUs that can, unless it is told not to."""
@@ -37,11 +37,7 @@ def check_has_openvino() -> None:
     Raises:
         UnsupportedError: it is not.
     """
-    if importlib.util.find_spec(_LIBRARY) is None:
-        raise UnsupportedError(
-            "A conversion to OpenVINO needs openvino, which is not installed.",
-            hint="pip install 'llamafarm_ray[openvino]'",
-        )
+    check_libraries(_LIBRARIES, target="OpenVINO", extra="openvino")
 
 
 def write_openvino_model(exported: Path, folder: Path, precision: str) -> None:

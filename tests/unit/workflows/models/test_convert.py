@@ -1,6 +1,7 @@
 """A converted model answers as its source, says what it was made from, and is refused if it would not."""
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -29,8 +30,9 @@ from llamafarm_ray.registry.lineage import trace
 from llamafarm_ray.storage import Location, Manifest
 from llamafarm_ray.storage.formats.gguf import read_gguf
 from llamafarm_ray.types import ModelKind
-from llamafarm_ray.workflows.models import onnx_runtime
+from llamafarm_ray.workflows.models import convert as convert_workflow
 from llamafarm_ray.workflows.models.convert import convert
+from llamafarm_ray.workflows.models.onnx_runtime import ONNX
 from llamafarm_ray.workflows.versions.register import Registration, register
 
 TEXT = "How many legs does a spider have? <|im_start|>"
@@ -189,7 +191,7 @@ def in_onnx(base, tmp_path_factory):
         shutil.copytree(output, folder / "export")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_runtime, "write_onnx_model", write_and_keep)
+        patch.setitem(convert_workflow._EXPORTS, "onnx", dataclasses.replace(ONNX, write=write_and_keep))
         made = convert(registry, "tiny", folder / "out", to="onnx")
     return registry, made, folder / "export"
 
@@ -229,7 +231,7 @@ def test_an_onnx_file_that_answers_differently_does_not_appear(base, registry, i
         shutil.copytree(export, folder, dirs_exist_ok=True)
         triple_last(folder, load_file(base / "model.safetensors")["model.layers.1.mlp.down_proj.weight"].T.shape)
 
-    monkeypatch.setattr(onnx_runtime, "write_onnx_model", write_broken)
+    monkeypatch.setitem(convert_workflow._EXPORTS, "onnx", dataclasses.replace(ONNX, write=write_broken))
     with pytest.raises(IntegrityError, match=r"in onnx at fp32 differs too much.*Layer 1 adds most"):
         convert(registry, str(base), tmp_path / "out", to="onnx")
     assert not (tmp_path / "out").exists()
