@@ -352,8 +352,6 @@ def _become(request: Request) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # all forks would draw the same numbers
     if "torch" in sys.modules:
         _set_threads(sys.modules["torch"].set_num_threads, request)
     sys.argv = request.arguments

@@ -32,6 +32,7 @@ _CONTEXT = "--serialized-runtime-env-context="
 _LANGUAGE = "--language="
 _NUM_STREAMS = 3
 _SERVER_GONE = 1
+_PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP}
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -107,8 +108,10 @@ def run_forked(words: list[str], path: str) -> int | None:
         Its exit status, below 0 where a signal ended it; None where the server can't fork it.
     """
     pid = ""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     try:
         message = json.dumps(_wanted(words, path)).encode()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until there is a fork to pass them on to
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(path)
             streams = array.array("i", range(_NUM_STREAMS))
@@ -119,10 +122,13 @@ def run_forked(words: list[str], path: str) -> int | None:
             if not pid.isdigit():
                 return None
             _pass_signals_on(int(pid))
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             ended = lines.readline().strip()
             return int(ended) if ended else _wait_alone(int(pid))
     except OSError:
         return _wait_alone(int(pid)) if pid.isdigit() else None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wanted(words: list[str], path: str) -> dict[str, object]:
@@ -167,7 +173,7 @@ def _pass_signals_on(pid: int) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)  # until SIGCONT comes
         send(signal.SIGCONT)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in _PASSED_ON - {signal.SIGTSTP}:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: send(number))
     if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:

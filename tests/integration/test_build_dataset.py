@@ -5,6 +5,7 @@ import zipfile
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from dataset_builds import CONFIG, assert_same_files, build, rows_of
 
 from llamafarm_ray.config import DatasetConfig
@@ -128,9 +129,13 @@ def test_large_datasets_are_read_by_tasks_and_small_ones_here_with_the_same_rows
     ray_cluster, corpus, tmp_path, monkeypatch
 ):
     build(corpus, tmp_path / "out")
+    read, real = [], ray.data.read_parquet
+    monkeypatch.setattr(ray.data, "read_parquet", lambda paths: read.append(paths) or real(paths))
     here = open_dataset(tmp_path / "out")
+    assert not read
     monkeypatch.setattr("llamafarm_ray.data.dataset._SMALL_BYTES", 0)
     by_tasks = open_dataset(tmp_path / "out")
+    assert len(read) == 2
     assert by_tasks.train.take_all() == here.train.take_all()
     assert by_tasks.digest == here.digest
 

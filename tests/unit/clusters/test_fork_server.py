@@ -32,7 +32,7 @@ WAITS = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n"
 def server(tmp_path):
     """A fork server that has imported `calendar`, and its socket."""
     path = tmp_path / "s"
-    command = [sys.executable, "-m", fork_server.__name__, str(path), "no_such_module,calendar"]
+    command = [sys.executable, "-m", fork_server.__name__, str(path), "calendar,numpy,no_such_module"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "LEFT": "x"}
     ) as one:
@@ -143,6 +143,14 @@ def test_a_worker_gets_the_signal_that_its_starter_got(server, tmp_path):
         assert starter.wait(60) == 9
 
 
+def test_forks_draw_different_random_numbers(server, tmp_path):
+    script = tmp_path / "draws.py"
+    script.write_text("import json, random, numpy\nprint(json.dumps([random.random(), numpy.random.random()]))")
+    one, other = (told(script, server[1])[0] for _ in range(2))
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+
+
 def test_the_starter_ends_as_its_worker_does(server, waits):
     with start(waits, server[1]) as starter:
         os.kill(int(starter.stdout.readline()), signal.SIGKILL)
@@ -207,22 +215,22 @@ def test_a_starter_without_a_stream_starts_the_worker_itself(server, waits, clos
     assert int((tmp_path / "parent").read_text()) != server[0].pid
 
 
-def test_a_worker_has_its_starters_limits_cores_and_niceness(server, tmp_path):
+def test_a_worker_has_its_starters_limits_cores_niceness_and_umask(server, tmp_path):
     script = tmp_path / "limits.py"
     script.write_text(
         "import json, os, resource\n"
         "files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
-        "print(json.dumps([files, sorted(os.sched_getaffinity(0)), os.nice(0)]))"
+        "print(json.dumps([files, sorted(os.sched_getaffinity(0)), os.nice(0), os.umask(0)]))"
     )
     core = min(os.sched_getaffinity(0))
-    command = f"ulimit -S -n 99; exec taskset -c {core} nice -n 3 {sys.executable} {forked_worker.__file__} {script}"
+    words = f"taskset -c {core} nice -n 3 {sys.executable} {forked_worker.__file__} {script}"
     done = subprocess.run(
-        ["sh", "-c", command],
+        ["sh", "-c", f"umask 027; ulimit -S -n 99; exec {words}"],
         env={**os.environ, SOCKET_VARIABLE: str(server[1])},
         capture_output=True,
         check=True,
     )
-    assert json.loads(done.stdout) == [99, [core], os.nice(0) + 3]
+    assert json.loads(done.stdout) == [99, [core], os.nice(0) + 3, 0o027]
 
 
 @pytest.mark.parametrize(
