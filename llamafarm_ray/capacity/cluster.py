@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
 from llamafarm_ray.capacity.autoscaler import Limits, read_limits
 
-__all__ = ["Machine", "is_on_one_machine", "machines", "total"]
+__all__ = ["Machine", "is_connected", "is_on_one_machine", "machines", "total"]
 
 _HEAD = "node:__internal_head__"
 """Resource by which Ray marks the head."""
@@ -27,6 +28,12 @@ class Machine:
 
     resources: Mapping[str, float]
     is_running: bool = True
+
+
+def is_connected() -> bool:
+    """Return True if this process uses a Ray; a process that has not imported Ray uses none."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def machines() -> list[Machine]:

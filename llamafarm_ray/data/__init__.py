@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.build.existing_rows import holds_rows, require_rows
     from llamafarm_ray.data.build.feedback_dataset import build_feedback_dataset, check_feedback
     from llamafarm_ray.data.build.pipeline import BuildOptions, build_dataset
+    from llamafarm_ray.data.build.tasks import fits_one_process
     from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
     from llamafarm_ray.data.expansion import engines_of
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
@@ -35,6 +36,7 @@ __all__ = [
     "discover",
     "engines_of",
     "estimate_pairs",
+    "fits_one_process",
     "holds_rows",
     "open_dataset",
     "open_mixture",
@@ -58,6 +60,7 @@ _HOME = {
     "check_settings": "build.applicable",
     "discover": "sources",
     "estimate_pairs": "build.estimate",
+    "fits_one_process": "build.tasks",
     "holds_rows": "build.existing_rows",
     "require_rows": "build.existing_rows",
     "open_dataset": "dataset",

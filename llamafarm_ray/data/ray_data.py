@@ -1,4 +1,7 @@
-"""Shared use of Ray Data: a running cluster, quiet output, and its errors as ours."""
+"""Shared use of Ray Data: a running cluster, quiet output, and its errors as ours.
+
+Ray is imported by the functions that use it: a small build does without, and its import takes a second or two.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
-import ray.data
-import ray.exceptions
-
-from llamafarm_ray.capacity import is_on_one_machine, machines
+from llamafarm_ray.capacity import is_connected, is_on_one_machine, machines
 from llamafarm_ray.data.generation import Machine
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
+
+if TYPE_CHECKING:
+    import ray.data
 
 __all__ = ["largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
 
@@ -27,7 +29,7 @@ def require_cluster() -> None:
     Raises:
         ClusterError: ``ray.init`` was not called in this process.
     """
-    if not ray.is_initialized():
+    if not is_connected():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
 
 
@@ -54,9 +56,17 @@ def num_workers(num_tasks: int) -> int | None:
 def quiet_ray_data() -> Iterator[None]:
     """Ray Data without its own progress bars and messages, warnings and errors apart; Ray's failures as ClusterError.
 
+    Nothing changes in a process that uses no Ray.
+
     Raises:
         ClusterError: Ray gave up on a task.
     """
+    if not is_connected():
+        yield
+        return
+    import ray.data
+    import ray.exceptions
+
     context = ray.data.DataContext.get_current()
     bars, logger = context.enable_progress_bars, logging.getLogger("ray.data")
     level = logger.level

@@ -56,11 +56,11 @@ def test_a_sweeps_trials_train_on_both_workers(cluster):
 def test_a_build_reads_documents_on_both_workers(cluster):
     documents = SHARED / "documents"
     documents.mkdir()
-    for number in range(64):
-        lines = (f"Part {number}-{line} weighs {number * line} grams and is kept in room {line}." for line in range(40))
-        (documents / f"{number}.md").write_text(f"# Parts, list {number}\n\n" + "\n\n".join(lines) + "\n")
+    for number in range(450):  # three tasks
+        built = f"The mill of village {number} was built in {1500 + number}. It opens at 09:00."
+        (documents / f"{number}.md").write_text(f"# The mill of village {number}\n\n{built}\n")
     command = cluster.script(
         "create_dataset", *CONFIG, "--set=name=parts", "--source", str(documents), "--output", str(SHARED / "parts")
     )
-    assert done_on(cluster, "a build of 64 documents", command) == cluster.workers()
+    assert done_on(cluster, "a build of 450 documents", command) == cluster.workers()
     assert (SHARED / "parts" / "report.json").is_file()

@@ -11,7 +11,7 @@ from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.config.sections.generation import PHRASINGS
 from llamafarm_ray.data.build.documents import files_table, process_documents
 from llamafarm_ray.data.build.existing_rows import holds_rows, read_source_rows
-from llamafarm_ray.data.build.stages import tasks_of
+from llamafarm_ray.data.build.tasks import tasks_of
 from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.expansion import expansion_models
 from llamafarm_ray.data.expansion.asking import SHOWN_EXAMPLES, SYSTEM_PROMPTS

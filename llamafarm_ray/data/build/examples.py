@@ -6,7 +6,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.build.harvest import Harvest
@@ -47,6 +46,8 @@ class Examples:
         self._deduplicate = quality.validation.duplicate_detection
         self._local: pa.Table | None = None
         if harvest.blocks:
+            import ray.data  # few examples are sorted here
+
             harvest.flush()
             self._sorted = ray.data.from_arrow_refs(harvest.blocks).sort(list(self._ORDER)).materialize()
             harvest.blocks.clear()  # sorted, they are in Ray's store once more

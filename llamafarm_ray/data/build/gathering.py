@@ -18,11 +18,11 @@ from llamafarm_ray.data.build.finished import FinishedParts
 from llamafarm_ray.data.build.harvest import Harvest
 from llamafarm_ray.data.build.stages import document_stage, pair_stage
 from llamafarm_ray.data.generation import Choice, EnginePlan, choose_generator, plan_writer
-from llamafarm_ray.data.ray_data import largest_node
+from llamafarm_ray.data.ray_data import largest_node, require_cluster
 from llamafarm_ray.data.report import Tell
 from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
-from llamafarm_ray.data.sources import Sources, discover
+from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.sources.found import source_name
 from llamafarm_ray.data.split import Split, SplitRow, choose_split
 from llamafarm_ray.data.text import text_digest
@@ -86,8 +86,13 @@ def plan_engine(config: DatasetConfig, *, base_model: str | None, cache: str) ->
 
     Raises:
         InputError: the engine lacks a setting, or can't make what is asked for.
+        ClusterError: a model may write, and Ray is not running.
     """
     qa = config.preprocessing.qa_generation
+    choice = choose_generator(qa, base_model=base_model, environment=os.environ, has_gpu=True)
+    if choice.generator == "rules":  # whatever the machines have
+        return choice, None
+    require_cluster()
     machine = largest_node()
     choice = choose_generator(qa, base_model=base_model, environment=os.environ, has_gpu=machine.num_gpus > 0)
     return choice, plan_writer(choice, qa, cache=cache, environment=os.environ, machine=machine)
@@ -106,20 +111,19 @@ def gather_rows(source: str | Path | Sequence[str], config: DatasetConfig) -> Ga
 
 
 def gather_documents(
-    source: str | Path | Sequence[str],
+    sources: Sources,
     config: DatasetConfig,
     parts: FinishedParts,
     *,
-    exclude: Path,
     engine: tuple[Choice, EnginePlan | None] | None,
     num_partitions: int | None,
     tell: Tell,
     on_use: Callable[[DeviceUse], None],
 ) -> Gathered:
-    """Read documents on the cluster, and make their examples.
+    """Read documents, on the cluster unless they are few, and make their examples.
 
     Args:
-        source: see `build_dataset`.
+        sources: the documents.
         parts: finished parts of an earlier attempt.
         engine: see `plan_engine`; None for texts.
         num_partitions: see `build_dataset`.
@@ -129,7 +133,6 @@ def gather_documents(
     Raises:
         InputError: no document can be read, or none gave an example.
     """
-    sources = discover(source, exclude=exclude)
     choice, plan = engine or (None, None)
     seconds, start = {}, time.monotonic()
     harvest = document_stage(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import ray
 
 from llamafarm_ray.data.generation.base_model.other_languages import OTHER_LANGUAGE
 from llamafarm_ray.data.generation.rules import NO_RULES, GenerateByRules
@@ -15,6 +15,9 @@ from llamafarm_ray.data.rows import EXAMPLE_SCHEMA
 from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import ray
 
 __all__ = ["Harvest"]
 
@@ -88,6 +91,8 @@ class Harvest:
     def flush(self) -> None:
         """Hand rows to Ray: in few blocks, because each one costs a task when they are sorted."""
         if self.rows:
+            import ray  # few rows stay here
+
             self.blocks.append(ray.put(pa.concat_tables(self.rows)))
             self.rows = []
 

@@ -28,6 +28,7 @@ from llamafarm_ray.data.build.gathering import (
     plan_engine,
 )
 from llamafarm_ray.data.build.passes import asks_by_heart, asks_with_passages, check_passes, num_passes
+from llamafarm_ray.data.build.tasks import fits_one_process
 from llamafarm_ray.data.expansion import Expansion, plan_expansion
 from llamafarm_ray.data.formats import default_format
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
@@ -39,6 +40,7 @@ from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report
 from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.search.hard_negatives import mine
+from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.split import SplitRow
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import language_of
@@ -105,7 +107,8 @@ def build_dataset(
             write can't be asked; a setting means nothing for the source; or the dataset misses a goal of
             ``quality_control``.
         ConflictError: ``output`` exists with other content.
-        ClusterError: Ray is not running, or gave up. Rows need it only where a base model writes.
+        ClusterError: Ray is not running, or gave up. Rows need it only where a base model writes, and documents that
+            one process can read (`fits_one_process`) only where a model does.
         StorageError: ``output`` can't be written.
     """
     options = options or BuildOptions()
@@ -136,14 +139,11 @@ class _Build:
         seed: int,
         options: BuildOptions,
     ) -> None:
-        self._source = source
         self._config = config
         self._name = name
         self._seed = seed
         self._options = options
         from_rows = holds_rows(config, source)
-        if not from_rows:
-            require_cluster()
         base_model, cache = options.base_model, str(options.cache)
         self._engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
         check_passes(config, self._engine[0] if self._engine else None)
@@ -155,6 +155,9 @@ class _Build:
         check_kind(config, self._rows.kind if self._rows else kind_of_build(config))
         self._target = _target(output, config, self._rows, overwrite=options.overwrite)
         self._target.check()
+        self._sources = Sources() if from_rows else discover(source, exclude=self._target.output)
+        if not fits_one_process(self._sources.files, options.num_partitions):
+            require_cluster()
         self._parts = FinishedParts(self._target.output)
 
     def run(self) -> BuildReport:
@@ -171,10 +174,9 @@ class _Build:
 
     def _gather_documents(self) -> Gathered:
         return gather_documents(
-            self._source,
+            self._sources,
             self._config,
             self._parts,
-            exclude=self._target.output,
             engine=self._engine,
             num_partitions=self._options.num_partitions,
             tell=self._options.progress,

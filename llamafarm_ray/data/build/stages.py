@@ -1,21 +1,22 @@
-"""The two stages that run on the cluster: documents in tasks, and passages through a model's writer in one actor."""
+"""The two stages of a build: documents in tasks, and passages through a model's writer in one actor of Ray.
+
+Documents that make one small task are worked on in this process; more of them by Ray Data.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.build.documents import RESULT_SCHEMA, examples_of, files_table, process_documents, step_names
 from llamafarm_ray.data.build.finished import FinishedParts, PartWriter
 from llamafarm_ray.data.build.harvest import Harvest
+from llamafarm_ray.data.build.tasks import file_stat, fits_one_process, has_remote_file, tasks_of
 from llamafarm_ray.data.generation import EnginePlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.parsed import Passage
@@ -25,14 +26,10 @@ from llamafarm_ray.data.sources import SourceFile, Sources
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["document_stage", "pair_stage", "tasks_of"]
+__all__ = ["document_stage", "pair_stage"]
 
-_MAX_FILES_PER_TASK = 200
-_MAX_BYTES_PER_TASK = 4 * 1024 * 1024
-_UNKNOWN_BYTES = 256 * 1024  # guess for a file behind a URI
 _CPUS_OF_TASK = 1
 _SECONDS = "seconds"
-Stat = tuple[str, int, int, int]
 
 
 def document_stage(
@@ -54,7 +51,8 @@ def document_stage(
         tell: called as files are done.
         on_use: called with the use of devices by each task.
     """
-    harvest = Harvest(skipped=list(sources.skipped))
+    in_one_process = fits_one_process(sources.files, num_partitions)
+    harvest = Harvest(skipped=list(sources.skipped), local=in_one_process)
     for step in step_names(config, by_rules=by_rules):
         harvest.ledger.counts(step)  # in the order of the pipeline, whichever document comes back first
     if config.source.strict:
@@ -64,8 +62,8 @@ def document_stage(
     missing: list[Sequence[SourceFile]] = []
     num_done = 0
     for task in tasks_of(sources.files, num_partitions):
-        key = ("documents", by_rules, settings, [_stat(file) for file in task])
-        found = None if _is_remote(task) else parts.stream(RESULT_SCHEMA, *key)
+        key = ("documents", by_rules, settings, [file_stat(file) for file in task])
+        found = None if has_remote_file(task) else parts.stream(RESULT_SCHEMA, *key)
         if found is None:
             keys.append(key)
             missing.append(task)
@@ -76,7 +74,8 @@ def document_stage(
     tell(Stage("documents", "documents", num_done, len(sources.files)))
     if config.source.strict:
         harvest.require_no_skipped()
-    results = _processed(missing, config, by_rules=by_rules, on_use=on_use)
+    process = _processed_here if in_one_process else _processed_by_ray
+    results = _by_task(process(missing, config, by_rules=by_rules), missing, on_use)
     for index, result, is_complete in _saved(results, missing, keys, parts):
         harvest.take(result)
         if is_complete:
@@ -98,7 +97,7 @@ def _saved(
     with contextlib.ExitStack() as unfinished:
         begun: dict[int, PartWriter] = {}
         for index, result, is_complete in results:
-            if not _is_remote(tasks[index]):
+            if not has_remote_file(tasks[index]):
                 if index not in begun:
                     begun[index] = unfinished.enter_context(parts.open(RESULT_SCHEMA, *keys[index]))
                 begun[index].add(result)
@@ -107,48 +106,20 @@ def _saved(
             yield index, result, is_complete
 
 
-def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> list[Sequence[SourceFile]]:
-    """Divide documents into tasks: of 200 files or 4 MiB at most, or into so many tasks."""
-    if num_partitions:
-        size = max(1, -(-len(files) // num_partitions))
-        return [files[start : start + size] for start in range(0, len(files), size)]
-    tasks: list[list[SourceFile]] = []
-    num_bytes = 0
-    for file in files:
-        size = _stat(file)[1]
-        if not tasks or len(tasks[-1]) == _MAX_FILES_PER_TASK or num_bytes + size > _MAX_BYTES_PER_TASK:
-            tasks.append([])
-            num_bytes = 0
-        tasks[-1].append(file)
-        num_bytes += size
-    return list(tasks)
+def _processed_here(
+    tasks: Sequence[Sequence[SourceFile]], config: DatasetConfig, *, by_rules: bool
+) -> Iterator[pa.Table]:
+    for task in tasks:
+        yield from _timed(files_table(task), config=config, by_rules=by_rules)
 
 
-def _is_remote(task: Sequence[SourceFile]) -> bool:
-    """Return True if a task has a file behind a URI, which is read again since its changes can't be seen."""
-    return any(b"://" in file.location for file in task)
-
-
-def _stat(file: SourceFile) -> Stat:
-    """Return what tells that a file changed: name, size, and the times of its last changes."""
-    try:
-        found = os.stat(file.location)  # noqa: PTH116  a path in bytes
-    except OSError:
-        return (file.path, _UNKNOWN_BYTES, 0, 0)
-    return (file.path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _processed(
-    tasks: Sequence[Sequence[SourceFile]],
-    config: DatasetConfig,
-    *,
-    by_rules: bool,
-    on_use: Callable[[DeviceUse], None],
-) -> Iterator[tuple[int, pa.Table, bool]]:
-    """Yield results as they come: the index of their task, a table, and whether the task is complete with it."""
+def _processed_by_ray(
+    tasks: Sequence[Sequence[SourceFile]], config: DatasetConfig, *, by_rules: bool
+) -> Iterator[pa.Table]:
     if not tasks:
         return
-    task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
+    import ray.data  # a small build does without
+
     results = ray.data.from_blocks([files_table(task) for task in tasks]).map_batches(
         _timed,
         fn_kwargs={"config": config, "by_rules": by_rules},
@@ -157,8 +128,16 @@ def _processed(
         num_cpus=_CPUS_OF_TASK,
         concurrency=num_workers(len(tasks)),
     )
+    yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _by_task(
+    results: Iterable[pa.Table], tasks: Sequence[Sequence[SourceFile]], on_use: Callable[[DeviceUse], None]
+) -> Iterator[tuple[int, pa.Table, bool]]:
+    """Yield results as they come: the index of their task, a table, and whether the task is complete with it."""
+    task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
     left = [len(task) for task in tasks]
-    for timed in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for timed in results:
         on_use(DeviceUse(_CPUS_OF_TASK * (pc.sum(timed.column(_SECONDS)).as_py() or 0.0)))
         batch = timed.select(RESULT_SCHEMA.names)
         indices = [task_of[path] for path in batch.column("file").to_pylist()]

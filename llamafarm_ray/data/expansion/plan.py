@@ -21,7 +21,7 @@ from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.cluster import VllmPlan
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.quality.new_rows import FaultOf
-from llamafarm_ray.data.ray_data import largest_node
+from llamafarm_ray.data.ray_data import largest_node, require_cluster
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import DeviceUse
@@ -92,6 +92,7 @@ def plan_expansion(
 
     Raises:
         InputError: a model is named and no endpoint is configured, or a method needs a model.
+        ClusterError: a model in the cluster is to invent or to change, and Ray is not running.
     """
     synthetic, augmentation = config.synthetic_generation, config.augmentation
     planner = _Planner(config.preprocessing.qa_generation, base_model, cache)
@@ -105,13 +106,14 @@ def plan_expansion(
 
 
 def engines_of(
-    config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
+    config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str], has_gpu: bool = False
 ) -> frozenset[Generator]:
     """Return the engines that write pairs, invent examples or change them.
 
     Args:
         config: the ``dataset`` section of a configuration.
         base_model: ``base_model`` of the configuration.
+        has_gpu: see `choose_generator`.
 
     Raises:
         InputError: see `choose_generator`.
@@ -119,7 +121,7 @@ def engines_of(
     found = list(expansion_models(config, base_model=base_model, environment=environment).values())
     planner = _Planner(config.preprocessing.qa_generation, base_model, "", environment)
     if config.makes_questions:
-        found.append(choose_generator(planner.qa, base_model=base_model, environment=environment))
+        found.append(choose_generator(planner.qa, base_model=base_model, environment=environment, has_gpu=has_gpu))
     return frozenset(choice.generator for choice in found)
 
 
@@ -166,6 +168,7 @@ class _Planner:
             case "endpoint" | "vllm":
                 return Synthesizer(by_model(self._expander(choice, on_use)), count)
             case "base_model":
+                require_cluster()
                 plan = plan_writer(choice, self._questions_only(None), cache=self.cache, environment=self.environment)
                 assert isinstance(plan, BaseModelPlan)  # as chosen
                 sampling = replace(plan.sampling or Sampling(), seed=_OTHER_DRAWS)
@@ -194,7 +197,10 @@ class _Planner:
 
     def _expander(self, choice: Choice, on_use: Callable[[DeviceUse], None]) -> ModelExpander:
         qa = self._questions_only(choice.model)
-        machine = largest_node() if choice.generator == "vllm" else None
+        machine = None
+        if choice.generator == "vllm":
+            require_cluster()
+            machine = largest_node()
         plan = plan_writer(choice, qa, cache=self.cache, environment=self.environment, machine=machine)
         assert isinstance(plan, EndpointPlan | VllmPlan)  # as chosen
         return ModelExpander(plan, on_use)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
-from ray.util.annotations import RayDeprecationWarning
 
 from llamafarm_ray.capacity import is_on_one_machine
 from llamafarm_ray.data.generation.cluster import VllmPlan
@@ -51,6 +49,9 @@ def write_pairs(
     """
     if not batches:
         return
+    import ray.data  # a build without a model does without
+    from ray.util.annotations import RayDeprecationWarning
+
     if isinstance(plan, VllmPlan):
         from llamafarm_ray.data.generation.cluster.stage import write_in_cluster  # imports transformers
 

@@ -37,6 +37,7 @@ __all__ = [
     "ended_by_sigterm",
     "inside_job",
     "is_job_server",
+    "names_cluster",
     "quiet",
     "starts_own_ray",
 ]
@@ -132,6 +133,11 @@ def starts_own_ray(address: str | None) -> bool:
     """Return True if :func:`connect` would start a Ray for this command alone."""
     given = _address(address)
     return given == LOCAL or (given is None and find() is None)
+
+
+def names_cluster(address: str | None) -> bool:
+    """Return True if ``address``, or the environment, names a cluster that a command shall use."""
+    return _address(address) not in {None, LOCAL}
 
 
 def _address(given: str | None) -> str | None:

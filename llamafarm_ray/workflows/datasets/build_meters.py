@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ray
-
+from llamafarm_ray.capacity import is_connected
 from llamafarm_ray.data.report import Stage, Tell
 from llamafarm_ray.telemetry.catalog import DATA
 from llamafarm_ray.telemetry.meters import Meters, RayMeters
@@ -22,7 +21,7 @@ def measured(dataset: str, tell: Tell | None, meters: Meters | None = None) -> T
 
     def took(stage: Stage) -> None:
         nonlocal sink
-        if sink is None and ray.is_initialized():
+        if sink is None and is_connected():
             sink = RayMeters(DATA)
         if sink is not None:
             labels = {"dataset": dataset, "stage": stage.name}

@@ -24,6 +24,7 @@ from llamafarm_ray.data import (
     discover,
     engines_of,
     estimate_pairs,
+    fits_one_process,
     holds_rows,
     require_rows,
 )
@@ -36,7 +37,6 @@ from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.accounting.metering import meter_of
 from llamafarm_ray.workflows.datasets.build_meters import measured
-from llamafarm_ray.workflows.datasets.tokens import prepare
 from llamafarm_ray.workflows.inspection.base import GENERATION_CACHE, fetch_everywhere, usable_base
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def create_dataset(
     overwrite: bool = False,
     on_progress: Tell | None = None,
 ) -> CreatedDataset:
-    """Build the dataset that ``dataset`` describes. Needs a connected Ray where documents are read.
+    """Build the dataset that ``dataset`` describes. Needs a connected Ray where `check_source` says so.
 
     Args:
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
@@ -111,6 +111,8 @@ def create_dataset(
     created = _registered(registry, output, report, built_documents(output))
     if not config.dataset.preprocessing.tokenize:
         return created
+    from llamafarm_ray.workflows.datasets.tokens import prepare  # imports Ray Data: seconds
+
     return dataclasses.replace(created, tokens=prepare(config, registry, output))
 
 
@@ -196,8 +198,12 @@ def _registered(
     return CreatedDataset(report.name, output, report)
 
 
-def check_source(config: Config) -> None:
+def check_source(config: Config) -> bool:
     """Look at the documents' folder, or at what feedback is wanted for, before Ray is started or asked.
+
+    Returns:
+        True if the build needs Ray: a model in the cluster writes, rows become tokens, or the documents are more than
+        one process reads.
 
     Raises:
         InputError: it is not set, missing, or holds no document of a type that can be read; or the model that shall
@@ -216,16 +222,17 @@ def check_source(config: Config) -> None:
             raise InputError("dataset.source.path is a list.", hint="Feedback is read from one folder or URI.")
         if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:
             raise InputError("Rows made from feedback are a file.", hint="Name it: --output feedback.jsonl.")
-        return
+        return False
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
-    engines_of(_dataset_of(config), base_model=config.base_model, environment=os.environ)
+    engines = engines_of(_dataset_of(config), base_model=config.base_model, environment=os.environ, has_gpu=True)
     from_rows = holds_rows(config.dataset, config.dataset.source.path)
     check_settings(config.dataset, from_rows=from_rows)
     if from_rows:
         require_rows(config.dataset.source.path)
-    else:
-        discover(config.dataset.source.path)
+        return config.dataset.preprocessing.tokenize or bool(engines & {"base_model", "vllm"})
+    sources = discover(config.dataset.source.path)
+    return config.dataset.preprocessing.tokenize or engines > {"rules"} or not fits_one_process(sources.files)
 
 
 def dataset_name(path: Path) -> str:

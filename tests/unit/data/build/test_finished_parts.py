@@ -9,7 +9,8 @@ from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.build import documents, finished, stages
 from llamafarm_ray.data.build.documents import files_table, process_documents
 from llamafarm_ray.data.build.finished import FinishedParts
-from llamafarm_ray.data.build.stages import document_stage, tasks_of
+from llamafarm_ray.data.build.stages import document_stage
+from llamafarm_ray.data.build.tasks import tasks_of
 from llamafarm_ray.data.sources import SourceFile, Sources
 from llamafarm_ray.errors import InputError
 
@@ -100,15 +101,14 @@ def in_process(monkeypatch):
     """Tasks run in this process, and are listed."""
     tasks = []
 
-    def processed(some, config, *, by_rules, on_use):
-        for index, task in enumerate(some):
-            tasks.append([file.path for file in task])
-            *tables, last = process_documents(files_table(task), config=config, by_rules=by_rules)
-            for table in tables:
-                yield index, table, False
-            yield index, last, True
+    here = stages._processed_here
 
-    monkeypatch.setattr(stages, "_processed", processed)
+    def processed(some, config, *, by_rules):
+        tasks.extend([file.path for file in task] for task in some)
+        return here(some, config, by_rules=by_rules)
+
+    monkeypatch.setattr(stages, "_processed_here", processed)
+    monkeypatch.setattr(stages, "_processed_by_ray", processed)
     return tasks
 
 
