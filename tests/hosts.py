@@ -246,6 +246,9 @@ def remove() -> None:
         time.sleep(0.1)
     for name in names:
         _ip("netns", "delete", name)
+    for cable in map(_cable, HOSTS):  # the kernel takes them away some time after their namespaces
+        with contextlib.suppress(RuntimeError):  # it did just now
+            _ip("link", "delete", cable)
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         _ip("link", "delete", BRIDGE)
     shutil.rmtree(FOLDER, ignore_errors=True)

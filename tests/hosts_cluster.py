@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import threading
 import time
@@ -196,7 +197,13 @@ class HostsCluster:
     def job_running(self, log: Path, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a job for the time of a block, which says in `log` what it does."""
         with log.open("w") as file:
-            process = subprocess.Popen(self.job(name, *more), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            process = subprocess.Popen(
+                self.job(name, *more),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # the file is read while the job runs
+            )
         try:
             yield process
         finally:

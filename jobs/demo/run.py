@@ -78,14 +78,27 @@ class Demo:
             corpus = self.folder / "corpus-revised"
             shutil.copytree(HERE / "corpus", corpus, dirs_exist_ok=True)
             shutil.copytree(HERE / "revision", corpus, dirs_exist_ok=True)
-        named = self.config.dataset.source.path or ()
-        paths = [HERE.parents[1] / path for path in ([named] if isinstance(named, str) else named)]
-        documents = tuple(str(corpus / path.relative_to(HERE / "corpus")) for path in paths)
+        documents = tuple(str(corpus / path.relative_to(HERE / "corpus")) for path in self.sources)
         source = self.config.dataset.source.model_copy(update={"path": documents if documents[1:] else documents[0]})
         dataset = self.config.dataset.model_copy(
             update={"source": source, "path": str(self.folder / "datasets" / f"edition-{number}")}
         )
         return self.config.model_copy(update={"dataset": dataset})
+
+    @property
+    def sources(self) -> list[Path]:
+        """The documents of the handbook that are read, or its folder."""
+        named = self.config.dataset.source.path or ()
+        return [HERE.parents[1] / path for path in ([named] if isinstance(named, str) else named)]
+
+    @property
+    def questions(self) -> list[dict[str, str]]:
+        """Questions about the documents that are read, with the answers of both editions."""
+        return [
+            item
+            for item in QUESTIONS
+            if any((HERE / "corpus" / item["document"]).is_relative_to(source) for source in self.sources)
+        ]
 
     @property
     def config_file(self) -> Path:
@@ -287,7 +300,7 @@ def serve(demo: Demo, cluster: ClusterInfo) -> None:
 def compare(demo: Demo) -> None:
     """The same questions to the base and to the adapter, through the `openai` client."""
     url = _found(demo, "url")
-    command = f'llamafarm models chat --model {demo.config.name} "{QUESTIONS[0]["question"]}"'
+    command = f'llamafarm models chat --model {demo.config.name} "{demo.questions[0]["question"]}"'
     with demo.step("Ask the base and the adapter", command) as found:
         base = Path(demo.config.base_model or "").name
         answers = [
@@ -296,10 +309,10 @@ def compare(demo: Demo) -> None:
                 "base": ask(url, base, item["question"], max_tokens=40).text,
                 "adapter": ask(url, demo.config.name, item["question"], max_tokens=40).text,
             }
-            for item in QUESTIONS
+            for item in demo.questions
         ]
-        right = sum(item["fact"] in answer["adapter"] for item, answer in zip(QUESTIONS, answers, strict=True))
-        found |= {"result": f"{right} of {len(QUESTIONS)} facts right", "answers": answers}
+        right = sum(item["fact"] in answer["adapter"] for item, answer in zip(demo.questions, answers, strict=True))
+        found |= {"result": f"{right} of {len(answers)} facts right", "answers": answers}
     rows = [(a["question"], cut(a["base"]), a["adapter"]) for a in answers]
     table("Side by side", ("question", "base", demo.config.name), rows)
 
@@ -334,7 +347,7 @@ def swap_under_traffic(demo: Demo) -> None:
 
 def _changed(demo: Demo) -> dict[str, str]:
     """Return a question whose answer the revision changed: one that the first adapter knew, if it knew any."""
-    changed = [item for item in QUESTIONS if item["fact"] != item["fact_v2"]]
+    changed = [item for item in demo.questions if item["fact"] != item["fact_v2"]]
     answers = {each["question"]: each["adapter"] for each in _found(demo, "answers")}
     return next((item for item in changed if item["fact"] in answers[item["question"]]), changed[0])
 

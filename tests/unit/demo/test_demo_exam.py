@@ -40,7 +40,7 @@ def text_of(path):
 @pytest.fixture(scope="module")
 def editions():
     """The documents that are trained on, in their first and second edition."""
-    first = [ROOT / path for path in CONFIG.dataset.source.path]
+    first = [ROOT / str(CONFIG.dataset.source.path)]
     return first, [DEMO / "revision" / path.relative_to(DEMO / "corpus") for path in first]
 
 
@@ -51,8 +51,16 @@ def test_both_editions_have_every_answer(editions):
         assert lacking == []
 
 
-@pytest.mark.parametrize(("file", "num_documents"), [("config.yaml", 3), ("tiny.yaml", 31)])
-def test_a_second_edition_is_the_same_documents_with_the_revision(tmp_path, file, num_documents):
+@pytest.mark.parametrize(
+    ("file", "num_documents", "revised", "num_questions"),
+    [
+        ("config.yaml", 1, ["tickets.pdf"], 2),
+        ("tiny.yaml", 31, ["north-workshop.md", "rescue-team.docx", "tickets.pdf"], 7),
+    ],
+)
+def test_a_second_edition_is_the_same_documents_with_the_revision(
+    tmp_path, file, num_documents, revised, num_questions
+):
     demo = run.Demo(tmp_path, load_config(DEMO / file), None, is_tiny=file == "tiny.yaml")
     texts = []
     for number in (1, 2):
@@ -63,13 +71,16 @@ def test_a_second_edition_is_the_same_documents_with_the_revision(tmp_path, file
     assert set(texts[0]) == set(texts[1])
     assert len(texts[0]) == num_documents
     changed = [name for name in texts[0] if texts[0][name] != texts[1][name]]
-    assert sorted(changed) == ["north-workshop.md", "rescue-team.docx", "tickets.pdf"]
+    assert sorted(changed) == revised
+    for key, of_edition in zip(("fact", "fact_v2"), texts, strict=True):
+        asked = [item for item in demo.questions if any(item[key] in text for text in of_edition.values())]
+        assert len(asked) == num_questions
 
 
 def test_there_are_ten_that_nobody_trained_on(editions):
     passages = [one for path in editions[0] for one in SplitPassages(120).run([document(path)], Ledger())]
     trained = {example.messages[0].content.casefold() for example in GenerateByRules().run(passages, Ledger())}
-    assert len(trained) > 100
+    assert len(trained) > 50
     assert len(QUESTIONS) == 10
     assert not trained & {question.question.casefold() for question in QUESTIONS}
 
@@ -94,7 +105,7 @@ def test_the_table_has_a_mark_for_each_answer_and_their_sums(capsys, monkeypatch
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert max(map(len, shown.splitlines())) <= 80
     assert any(line.startswith("wrong wrong right right Which colour is the form") for line in lines)
-    assert "wrong wrong wrong wrong How fast can the lifeboat go?" in lines
+    assert "wrong wrong wrong wrong What do I pay to take my dog along?" in lines
     assert "0 0 1 2 right of 10" in lines
     assert "adapter with retrieval A green one, for 4 euros." in lines
 
