@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import threading
 import time
@@ -174,7 +173,7 @@ class HostsCluster:
         """Return the command line of README's job, on the tiny model and both workers."""
         words = [*readme("ray job submit", model=BASE), f"--set=name={name}"]
         words += ["--set=fine_tuning.distributed.cpus_per_worker=1", *more]
-        return self.machines["laptop"].command(*words, **exports())
+        return self.machines["laptop"].command(*words, **exports(), PYTHONUNBUFFERED="1")  # its log is followed
 
     def script(self, name: str, *more: str) -> list[str]:
         """Return the command line of README's job with another script of `jobs/`, and its options."""
@@ -197,13 +196,7 @@ class HostsCluster:
     def job_running(self, log: Path, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a job for the time of a block, which says in `log` what it does."""
         with log.open("w") as file:
-            process = subprocess.Popen(
-                self.job(name, *more),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},  # the file is read while the job runs
-            )
+            process = subprocess.Popen(self.job(name, *more), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
             yield process
         finally:

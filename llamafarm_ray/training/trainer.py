@@ -54,11 +54,11 @@ _POLL_S = 0.5
 _RAY_TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
 }
 """Its controller hears sooner that workers have ended, and gives stopped ones up in a minute instead of ten: where all
-of them stand still, none is left to end by itself. It waits for half a minute for room, not a whole one, before it
-looks again how many workers have room: right after a machine was lost, it counts on that machine."""
+of them stand still, none is left to end by itself. It waits for 15 s for room, not for a minute, before it looks again
+how many workers have room: after a machine was lost, it counts on that machine until Ray has given it up."""
 _NEVER_S = 10.0 * 365 * 86400
 _STOP_S = 120.0
 """Seconds that workers may take to write a checkpoint and end when asked."""

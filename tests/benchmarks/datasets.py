@@ -1,8 +1,9 @@
 """Dataset numbers: near duplicates beside a bare loop over rensa, and whole builds with their time and memory.
 
 Run ``make bench BENCH=datasets``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--only near small"`` for
-parts of it. The part ``pdf`` takes ``--pdftotext PATH`` and ``--documents FOLDER``: PDF files, each beside its source's
-text (``guide.pdf``, ``guide.txt``). The last line is one JSON object:
+parts. The part ``beside`` takes ``--datatrove PYTHON``, an interpreter for ``built/datatrove_pipeline.py``; ``pdf``
+takes ``--pdftotext PATH`` and ``--documents FOLDER``: PDF files, each beside its source's text. The last line is one
+JSON object:
 ``{"benchmark": "datasets", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
 """
 
@@ -29,11 +30,11 @@ from typing import Any
 import psutil
 import pypdfium2
 import rensa
+from benchmarks.built.documents import WORDS_A_DOCUMENT, write_documents, write_lines
 
 from llamafarm_ray.data.quality.near_duplicates import jaccard, near_duplicates
 from llamafarm_ray.data.readers import reader_for
 
-WORDS_A_DOCUMENT = 100
 THRESHOLD = 0.8
 HASHES = 112
 BANDS = 16
@@ -50,6 +51,8 @@ class Scale:
     growth: int = 10
 
 
+TEXTS = {"preprocessing.qa_generation.enabled": False, "quality_control.validation.near_duplicate_threshold": 0.8}
+PEER = str(Path(__file__).parent / "built" / "datatrove_pipeline.py")
 QUICK = Scale(documents=2_000, planted=100, rounds=1, built=500, growth=2)
 SMALL_BUILD = 31
 MIB = 1024 * 1024
@@ -181,17 +184,6 @@ def _mib_of(process: psutil.Process) -> float:
     return total / MIB
 
 
-def write_documents(folder: Path, count: int) -> None:
-    """Write documents of 100 words, a thousand a folder."""
-    source = random.Random(7)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["".join(source.choices(letters, k=source.randint(2, 10))) for _ in range(30_000)]
-    for number in range(count):
-        path = folder / f"{number // 1000:04}" / f"{number}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(" ".join(source.choices(words, k=WORDS_A_DOCUMENT)).capitalize() + ".\n")
-
-
 def measure_small_build(report: Report, _: Scale) -> None:
     """The build that somebody tries first: a few documents, rules, and a Ray that starts for it."""
     with tempfile.TemporaryDirectory() as name:
@@ -206,17 +198,38 @@ def measure_small_build(report: Report, _: Scale) -> None:
 
 def measure_builds(report: Report, scale: Scale) -> None:
     """Documents read, filtered, compared with all others and written, and the memory of ten times as many."""
-    texts = {"preprocessing.qa_generation.enabled": False, "quality_control.validation.near_duplicate_threshold": 0.8}
     builds = []
     with tempfile.TemporaryDirectory() as name:
         for count in (scale.built, scale.built * scale.growth):
             source = Path(name, f"docs-{count}")
             write_documents(source, count)
-            builds.append(build(source, Path(name, f"out-{count}"), **texts))
+            builds.append(build(source, Path(name, f"out-{count}"), **TEXTS))
             report.told(f"documents a second of a build of {count:,}", count / builds[-1].seconds, "docs/s")
     few, many = builds
     report.at_most(f"memory of the build of {scale.built * scale.growth:,}", many.mib, 2048, "MiB")
     report.at_most(f"the same beside that of {scale.built:,}", many.mib / few.mib, 1.1, "x")
+
+
+def measure_beside_datatrove(report: Report, scale: Scale, datatrove: str = "") -> None:
+    """The same documents, a file each for us and lines of JSONL for datatrove, which has no reader of texts."""
+    if not datatrove:
+        print("beside: not measured, since --datatrove names no interpreter that has it")
+        return
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as name:
+        source, lines = Path(name, "docs"), Path(name, "lines")
+        write_documents(source, scale.built)
+        write_lines(source, lines)
+        for number in range(scale.rounds):
+            ours.append(build(source, Path(name, f"ours-{number}"), **TEXTS).seconds)
+            command = [datatrove, PEER, str(lines), str(Path(name, f"theirs-{number}"))]
+            start = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            theirs.append(time.monotonic() - start)
+            report.told("documents a second, ours", scale.built / ours[-1], "docs/s")
+            report.told("documents a second, datatrove", scale.built / theirs[-1], "docs/s")
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    report.at_least(f"a build of {scale.built:,} to datatrove's", ratio, 10, "x")
 
 
 PDF_PAGES = 30
@@ -338,6 +351,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "near": measure_near_duplicates,
     "small": measure_small_build,
     "builds": measure_builds,
+    "beside": measure_beside_datatrove,
     "pdf": measure_pdf,
 }
 
@@ -348,13 +362,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few documents")
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="parts to measure")
     parser.add_argument("--built", type=int, default=Scale.built, help="documents of the part builds; then ten times")
+    parser.add_argument("--datatrove", default="", help="an interpreter that has datatrove, for the part beside")
+    parser.add_argument("--rounds", type=int, default=Scale.rounds, help="rounds in turn")
     parser.add_argument("--pdftotext", default="", help="poppler's program, for the part pdf")
     parser.add_argument("--documents", default="", help="folder of PDF files beside their texts, for the part pdf")
     asked = parser.parse_args()
     report = Report()
+    scale = QUICK if asked.quick else Scale(built=asked.built, rounds=asked.rounds)
+    peers = {
+        "beside": {"datatrove": asked.datatrove},
+        "pdf": {"pdftotext": asked.pdftotext, "documents": asked.documents},
+    }
     for name in asked.only:
-        paths = {"pdftotext": asked.pdftotext, "documents": asked.documents} if name == "pdf" else {}
-        PARTS[name](report, QUICK if asked.quick else Scale(built=asked.built), **paths)
+        PARTS[name](report, scale, **peers.get(name, {}))
     print(json.dumps({"benchmark": "datasets", "numbers": report.numbers}))
 
 
