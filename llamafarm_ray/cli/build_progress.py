@@ -54,7 +54,8 @@ class BuildProgress:
             return
         self._is_over = True
         elapsed_s = self._now() - self._began_s
-        parts = [f"{self._stage.done:,} {self._stage.unit} in {elapsed_s:.1f} s"]
+        unit = self._stage.unit.removesuffix("s") if self._stage.done == 1 else self._stage.unit
+        parts = [f"{self._stage.done:,} {unit} in {elapsed_s:.1f} s"]
         rate = self._rate(self._stage)
         parts += [] if rate is None else [_rate_words(rate)]
         self._progress.line(f"{self._stage.name}: {', '.join(parts)}", at_once=True)

@@ -48,13 +48,13 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds_and_one_at_the_end
         Stage("documents", "documents", 3000, 3000),
         Stage("examples", "examples", 0, None),
         Stage("examples", "examples", 50, None),
-        Stage("write", "rows", 50, 50),
+        Stage("write", "rows", 1, 1),
     ]
     assert shown(monkeypatch, stages, is_terminal=False).splitlines() == [
         "documents: 1,200 of 3,000 documents, 100/s, 0:00:18 left",
         "documents: 3,000 documents in 20.0 s, 150/s",
         "examples: 50 examples in 8.0 s, 6.2/s",
-        "write: 50 rows in 0.0 s",
+        "write: 1 row in 0.0 s",
     ]
 
 
