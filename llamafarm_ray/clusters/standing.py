@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from llamafarm_ray.clusters.leftovers import end_leftovers
+from llamafarm_ray.errors import ClusterError
 
 __all__ = ["StandingRay", "boot_id", "find", "folder_of_records", "record", "remove", "start_lock"]
 
@@ -118,11 +119,20 @@ def remove(pid: int) -> None:
 
 @contextlib.contextmanager
 def start_lock() -> Iterator[None]:
-    """Start or stop a Ray that stays alone, so that two who start one at once get the same."""
+    """Start or stop a Ray that stays alone, so that two who start one at once get the same.
+
+    Raises:
+        ClusterError: the records are another user's.
+    """
     from llamafarm_ray.storage.locks import exclusive  # half a second, which commands that only look a Ray up save
 
     folder = folder_of_records()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ClusterError(
+            f"{folder} belongs to another user, whose Ray it is about.",
+            hint="Set LLAMAFARM_HOME to a folder of your own, or to a bucket for a home that several users share.",
+        )
     with exclusive(folder / f"{socket.gethostname()}.lock"):
         yield
 

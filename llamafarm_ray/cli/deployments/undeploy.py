@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import ControlAddress, Home, Json
-from llamafarm_ray.cli.terminal import console, print_json
+from llamafarm_ray.cli.terminal import begin, console, print_json
 
 __all__ = ["command"]
 
@@ -38,7 +39,8 @@ def command(
     else:
         undeploy.check_undeploy(registry, deployment)
         try:
-            with connect(address or deployment.ray_address) as cluster:
+            with connect(address or deployment.ray_address, on_start=partial(begin, quiet=as_json)) as cluster:
+                begin(f"Stopping {deployment.application}: requests under way finish", quiet=as_json)
                 has_ended = undeploy.stop(registry, cluster, deployment)
         except (InputError, ClusterError) as error:
             if address is not None:

@@ -16,7 +16,16 @@ from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.references import check_alive
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.inspection.base import CHECKPOINTS
-from llamafarm_ray.workflows.kubernetes.pods import DIGEST, check_for_pods, cluster, label, name_of, pod, ray_container
+from llamafarm_ray.workflows.kubernetes.pods import (
+    DIGEST,
+    check_for_pods,
+    cluster,
+    label,
+    name_of,
+    pod,
+    ray_container,
+    submitter,
+)
 from llamafarm_ray.workflows.kubernetes.resources import Resource, WorkerGroup
 
 __all__ = ["ray_job"]
@@ -78,6 +87,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[Resource]:
                 "shutdownAfterJobFinishes": True,
                 "ttlSecondsAfterFinished": _KEPT_S,
                 "backoffLimit": _RETRIES,  # each goes on from the last checkpoint
+                "submitterPodTemplate": submitter(image),
                 "rayClusterSpec": spec,
             },
         },

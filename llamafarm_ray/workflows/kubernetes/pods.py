@@ -28,6 +28,7 @@ __all__ = [
     "pod",
     "quantity",
     "ray_container",
+    "submitter",
 ]
 
 SECRET = "llamafarm"  # noqa: S105  (its name)
@@ -39,6 +40,15 @@ _ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
 _CACHE = "/var/cache/llamafarm"
 _WRITABLE = {"cache": _CACHE, "home": "/home/llamafarm", "tmp": "/tmp"}  # noqa: S108
 """Volumes of a pod, which are all that its containers can write to. $HOME is one of them, whatever the image says."""
+_MOUNTS = [{"name": name, "mountPath": path} for name, path in _WRITABLE.items()]
+_CONFINED: dict[str, object] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+_METRICS_PORT = 8080
+"""KubeRay has Ray export its metrics there."""
+_SUBMITTER_END_S = 30
 _USER = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
 """The image's user. Those of Ray's own images have the same number."""
 _OUR_HAPROXY = f"export {PATH_VARIABLE}=$(command -v llamafarm-haproxy)"
@@ -79,30 +89,55 @@ def cluster(head: Container, workers: list[WorkerGroup], *, end_s: int) -> RayCl
         workers: the groups, each with a pod of its own.
         end_s: seconds that the head's pod gets to end.
     """
+    scales = any(group["minReplicas"] != group["maxReplicas"] for group in workers)  # Ray's autoscaler asks for pods
     made: RayCluster = {
         "rayVersion": importlib.metadata.version("ray"),
         "authOptions": {"mode": "token"},  # the operator makes it, in a secret of the cluster's name
         "headGroupSpec": {
             "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},  # noqa: S104
-            "template": pod(head, end_s=end_s),
+            "template": pod(head, end_s=end_s, calls_kubernetes=scales),
         },
         "workerGroupSpecs": workers,
     }
-    scales = any(group["minReplicas"] != group["maxReplicas"] for group in workers)
     return {"enableInTreeAutoscaling": True, **made} if scales else made
 
 
-def pod(container: Container, *, end_s: int, has_gpu: bool = False) -> PodTemplate:
-    """Return the template of a pod with one container."""
+def pod(container: Container, *, end_s: int, has_gpu: bool = False, calls_kubernetes: bool = False) -> PodTemplate:
+    """Return the template of a pod with one container.
+
+    Its label is the one by which cluster/kubernetes protects pods and scrapes their metrics.
+
+    Args:
+        end_s: seconds that it gets to end.
+        has_gpu: let it onto nodes with GPUs.
+        calls_kubernetes: give it a token of the Kubernetes API.
+    """
     spec: PodSpec = {
         "terminationGracePeriodSeconds": end_s,
+        "automountServiceAccountToken": calls_kubernetes,
         "securityContext": {**_USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [{"name": name, "emptyDir": {}} for name in _WRITABLE],
     }
     if has_gpu:
         spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    return {"spec": spec}
+    return {"metadata": {"labels": {"app.kubernetes.io/part-of": "llamafarm"}}, "spec": spec}
+
+
+def submitter(image: str) -> PodTemplate:
+    """Return the pod that submits a RayJob; the operator sets its command, and Ray's token."""
+    resources = {"cpu": "500m", "memory": "1Gi"}
+    container: Container = {
+        "name": "ray-job-submitter",
+        "image": image,
+        "resources": {"requests": resources, "limits": resources},
+        "env": [{"name": "HOME", "value": _WRITABLE["home"]}],
+        "securityContext": _CONFINED,
+        "volumeMounts": _MOUNTS,
+    }
+    template = pod(container, end_s=_SUBMITTER_END_S)
+    template["spec"]["restartPolicy"] = "Never"
+    return template
 
 
 def ray_container(name: str, image: str, home: str, resources: dict[str, str] | None = None) -> Container:
@@ -121,12 +156,9 @@ def ray_container(name: str, image: str, home: str, resources: dict[str, str] | 
         "resources": {"requests": resources or _HEAD, "limits": resources or _HEAD},
         "env": [{"name": key, "value": value} for key, value in env.items()],
         "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in _WRITABLE.items()],
+        "securityContext": _CONFINED,
+        "ports": [{"name": "metrics", "containerPort": _METRICS_PORT}],
+        "volumeMounts": list(_MOUNTS),
     }
 
 

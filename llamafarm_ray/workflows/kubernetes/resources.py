@@ -82,10 +82,10 @@ class Container(TypedDict):
 
     name: str
     image: str
-    command: list[str]
+    command: NotRequired[list[str]]
     resources: dict[str, dict[str, str]]
     env: list[dict[str, str]]
-    envFrom: list[dict[str, object]]
+    envFrom: NotRequired[list[dict[str, object]]]
     securityContext: dict[str, object]
     volumeMounts: list[dict[str, str]]
     ports: NotRequired[list[dict[str, object]]]
@@ -103,6 +103,8 @@ class PodSpec(TypedDict):
     """The pod of a template."""
 
     terminationGracePeriodSeconds: int
+    automountServiceAccountToken: bool
+    restartPolicy: NotRequired[str]
     securityContext: dict[str, object]
     containers: list[Container]
     volumes: list[Volume]
@@ -112,6 +114,7 @@ class PodSpec(TypedDict):
 class PodTemplate(TypedDict):
     """The template of pods."""
 
+    metadata: dict[str, dict[str, str]]
     spec: PodSpec
 
 

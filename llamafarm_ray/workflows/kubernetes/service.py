@@ -151,9 +151,9 @@ def _cluster(deployment: Deployment, home: str) -> RayCluster:
     ]
     image = str(deployment.image)
     head = ray_container("ray-head", image, home)
-    head["ports"] = ports
+    head["ports"] = [*head["ports"], *ports]
     worker = ray_container("ray-worker", image, home, _resources(deployment))
-    worker["ports"] = [serve]
+    worker["ports"] = [*worker["ports"], serve]
     start: dict[str, str] = {}
     gpu = deployment.resources.gpu
     if gpu is not None and gpu.type is not None and fewest != most:

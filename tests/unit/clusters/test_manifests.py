@@ -44,6 +44,19 @@ def pods(overlay):
     return [*found, *(one["spec"]["jobTemplate"]["spec"]["template"]["spec"] for one in of_kind(overlay, "CronJob"))]
 
 
+def check_confined(pod):
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in [*pod["containers"], *pod.get("initContainers", ())]:
+        allowed = container["securityContext"]
+        assert allowed["allowPrivilegeEscalation"] is False
+        assert allowed["readOnlyRootFilesystem"] is True
+        assert allowed["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        written = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"/tmp", "/home/llamafarm"} <= written  # noqa: S108
+
+
 def applications(overlay):
     (service,) = of_kind(overlay, "RayService")
     return yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -53,6 +66,7 @@ def test_there_are_three_overlays():
     assert OVERLAYS == ["dev", "production", "staging"]
 
 
+COMPONENT = "app.kubernetes.io/component"
 KINDS = "ConfigMap CronJob NetworkPolicy PodDisruptionBudget PodMonitor RayCluster RayService"
 
 
@@ -92,7 +106,7 @@ def test_every_yaml_file_of_the_project_is_of_a_kind_that_a_test_holds_to_its_sc
     ("kind", "change"),
     [
         ("NetworkPolicy", lambda one: one["spec"]["ingress"][0].update(port=[])),
-        ("PodDisruptionBudget", lambda one: one["spec"].update(minAvailable=1)),
+        ("PodDisruptionBudget", lambda one: one["spec"].update(maxUnavailable="x")),
         ("PodMonitor", lambda one: one["spec"]["podMetricsEndpoints"][0].update(interval="15")),
         ("CronJob", lambda one: one["spec"]["jobTemplate"]["spec"]["template"]["spec"].update(restart="Never")),
         ("ConfigMap", lambda one: one["data"].update(RAY_worker_niceness=0)),
@@ -119,6 +133,8 @@ def test_the_training_job_is_what_kuberay_takes_and_names_the_cluster_of_the_bas
     (cluster,) = of_kind("production", "RayCluster")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
     assert "shutdownAfterJobFinishes" not in job["spec"], "the operator refuses it for a cluster that is shared"
+    assert "ttlSecondsAfterFinished" not in job["spec"], "the operator refuses it without shutdownAfterJobFinishes"
+    check_confined(job["spec"]["submitterPodTemplate"]["spec"])
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
@@ -166,16 +182,7 @@ def test_pods_have_the_environment_of_serve_env():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_containers_are_confined(overlay):
     for pod in pods(overlay):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in [*pod["containers"], *pod.get("initContainers", ())]:
-            allowed = container["securityContext"]
-            assert allowed["allowPrivilegeEscalation"] is False
-            assert allowed["readOnlyRootFilesystem"] is True
-            assert allowed["capabilities"] == {"drop": ["ALL"]}
-            assert container["resources"]["limits"] == container["resources"]["requests"]
-            written = {mount["mountPath"] for mount in container["volumeMounts"]}
-            assert {"/tmp", "/home/llamafarm"} <= written  # noqa: S108
+        check_confined(pod)
     for spec in clusters(overlay).values():
         for worker in spec["workerGroupSpecs"]:
             assert worker["template"]["spec"]["automountServiceAccountToken"] is False
@@ -233,9 +240,13 @@ def test_policies_budgets_and_monitors_find_the_pods(overlay):
     open_to_all = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
     assert open_to_all == [[{"port": 8000, "protocol": "TCP"}]], "only the endpoint, which asks for keys"
     names = {group["groupName"] for group in clusters(overlay)["serve"]["workerGroupSpecs"]}
+    heads = {spec["headGroupSpec"]["template"]["metadata"]["labels"][COMPONENT] for spec in clusters(overlay).values()}
     for budget in of_kind(overlay, "PodDisruptionBudget"):
         wanted = budget["spec"]["selector"]["matchLabels"]
-        assert wanted.get("ray.io/node-type") == "head" or {wanted["ray.io/group"]} == names
+        assert wanted.get(COMPONENT) in heads or {wanted["ray.io/group"]} == names
+        assert set(budget["spec"]) == {"minAvailable", "selector"}, "KubeRay's resources have no scale to count from"
+        assert type(budget["spec"]["minAvailable"]) is int
+    assert len(heads) == 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

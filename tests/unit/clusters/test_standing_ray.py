@@ -14,6 +14,7 @@ import pytest
 from llamafarm_ray.clusters import standing
 from llamafarm_ray.clusters.leftovers import MARK, end_leftovers, marked, marked_as
 from llamafarm_ray.clusters.standing import StandingRay, boot_id, find, folder_of_records, record, remove, start_lock
+from llamafarm_ray.errors import ClusterError
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +167,10 @@ print(os.environ["OPENAI_API_KEY"], os.environ["RAY_WORKERS_OWN"], "OLD" in os.e
         [sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["key", "worker", "False", str(tmp_path), str(tmp_path)]
+
+
+def test_the_records_of_another_user_are_left_alone_and_named(home, monkeypatch):
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(ClusterError, match=r"rays belongs to another user"), start_lock():
+        pass

@@ -3,6 +3,7 @@
 import json
 import shutil
 import uuid
+from pathlib import Path
 
 import kubernetes_api
 import pytest
@@ -19,6 +20,7 @@ from llamafarm_ray.workflows.kubernetes import apply as kubectl
 from llamafarm_ray.workflows.kubernetes import as_yaml, ray_job, ray_service
 from llamafarm_ray.workflows.versions.register import Registration, register
 
+BASE = Path(__file__).resolve().parents[4] / "cluster" / "kubernetes" / "base"
 IMAGE = "registry.example.com/llamafarm:1.0"
 DOCUMENTS = "s3://bucket/documents"
 
@@ -56,6 +58,27 @@ def test_it_is_what_kuberay_takes(registry):
     manifests = ray_job(config(), registry)
     validate(manifests[-1])
     assert list(yaml.safe_load_all(as_yaml(*manifests))) == manifests
+
+
+def test_every_pod_is_one_that_the_policy_of_the_namespace_holds_for_and_prometheus_scrapes(registry):
+    service = ray_service(config(deployment={"image": IMAGE, "require_key": False}), registry)
+    job = ray_job(config(), registry)[-1]
+    specs = [service["spec"]["rayClusterConfig"], job["spec"]["rayClusterSpec"]]
+    groups = [group for spec in specs for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    policy = yaml.safe_load((BASE / "network.yaml").read_text(encoding="utf-8"))
+    monitor = yaml.safe_load((BASE / "monitoring.yaml").read_text(encoding="utf-8"))
+    for template in [*(group["template"] for group in groups), job["spec"]["submitterPodTemplate"]]:
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert template["spec"]["automountServiceAccountToken"] is False
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+        (container,) = template["spec"]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    scraped = monitor["spec"]["podMetricsEndpoints"][0]["port"]
+    for group in groups:
+        (container,) = group["template"]["spec"]["containers"]
+        assert scraped in {port["name"] for port in container["ports"]}
+    assert "command" not in job["spec"]["submitterPodTemplate"]["spec"]["containers"][0], "the operator sets it"
 
 
 def test_the_job_trains_by_the_configuration_registers_and_goes_on_after_a_failure(registry):
