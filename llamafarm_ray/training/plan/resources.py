@@ -60,11 +60,11 @@ def _devices(found: list[Machine]) -> Hardware:
 def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = None) -> Hardware:
     """Return the hardware that the caller's Ray cluster has or may start.
 
-    A task inspects a GPU, which it needs for a moment. Where no machine with a GPU runs, the autoscaler starts one for
-    it: the machine is there for the training then.
+    A task inspects a GPU, which it needs for a moment. Where no machine with a GPU has room, the autoscaler starts one
+    for it: the machine is there for the training then.
 
     Args:
-        gpus_of_one: GPUs that a machine must have which is started, or as many as any has.
+        gpus_of_one: GPUs that the machine must have where machines can be started, or as many as any has.
         note: called with what is waited for.
 
     Raises:
@@ -75,22 +75,23 @@ def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = Non
     if devices.num_gpus == 0:
         return replace(devices, has_bf16=_nodes_have_bf16())
     found = machines()
+    can_start = any(one.resources.get("GPU") for one in found if not one.is_running)
     must_start = not any(one.resources.get("GPU") for one in found if one.is_running)
     largest = int(max(one.resources.get("GPU", 0.0) for one in found))
     if must_start and note is not None:
         note("No machine with a GPU runs: the autoscaler is asked for one, which takes minutes.")
-    wait_s = _START_S if must_start else _INSPECTION_S
-    inspection = ray.remote(num_gpus=min(gpus_of_one, largest) if must_start else 1, num_cpus=0)(_inspect_gpu).remote()
+    wait_s = _START_S if can_start else _INSPECTION_S  # those that run may be in use, by a deployment for one
+    inspection = ray.remote(num_gpus=min(gpus_of_one, largest) if can_start else 1, num_cpus=0)(_inspect_gpu).remote()
     try:
         memory, has_bf16 = ray.get(inspection, timeout=wait_s)
     except ray.exceptions.GetTimeoutError as error:
         ray.cancel(inspection, force=True)
-        raise _no_gpu(devices.num_gpus, wait_s, must_start=must_start) from error
+        raise _no_gpu(devices.num_gpus, wait_s, can_start=can_start) from error
     return replace(devices, gpu_memory_bytes=memory, has_bf16=has_bf16)
 
 
-def _no_gpu(num_gpus: int, wait_s: float, *, must_start: bool) -> ClusterError:
-    if must_start:
+def _no_gpu(num_gpus: int, wait_s: float, *, can_start: bool) -> ClusterError:
+    if can_start:
         return ClusterError(
             f"The autoscaler did not start a machine with a GPU within {wait_s:.0f} s.",
             hint="`ray status` shows what it tried. Does the cloud have such machines, and this account a quota?",

@@ -39,7 +39,7 @@ def deployed(bot, folders, monkeypatch):
         bot.registry.submit(RecordDeployment(event))
 
     @contextlib.contextmanager
-    def connect(address):
+    def connect(address, on_start=None):
         if not bot.reachable:
             raise InputError(f"Nothing answers at the Ray address {address}.", hint="Start a cluster.")
         bot.done.append(("connect", address))

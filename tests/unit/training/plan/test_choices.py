@@ -169,6 +169,15 @@ def test_a_machine_with_gpus_that_does_not_start_is_no_mystery(monkeypatch):
     assert cluster.cancelled == ["inspection"]
 
 
+def test_a_machine_is_started_where_a_deployment_holds_the_gpu_of_the_one_that_runs(monkeypatch):
+    cluster = HeadAlone(monkeypatch)
+    found = [Machine({"CPU": 8.0, "GPU": 1.0}), Machine({"CPU": 48.0, "GPU": 4.0}, is_running=False)]
+    monkeypatch.setattr("llamafarm_ray.training.plan.resources.machines", lambda: found)
+    assert find_hardware(4) == Hardware(56.0, 5, 48 * 2**30, has_bf16=True)
+    assert cluster.asked == [4], "the small machine is not what the workers run on"
+    assert cluster.waited >= 1200
+
+
 def test_cpus_of_machines_that_are_yet_to_start_are_not_said_to_have_bf16(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(
