@@ -40,8 +40,10 @@ __all__ = [
     "RolloutStepped",
     "RolloutStopped",
     "SourceDocument",
+    "StatedFacts",
     "VersionDeprecated",
     "VersionEvent",
+    "VersionFacts",
     "VersionPurged",
     "VersionRegistered",
     "VersionRetired",
@@ -83,33 +85,43 @@ WEIGHTS = "weights"
 """The parameter that names the format of the files of a quantized version, and of an adapter in GGUF."""
 
 
-class VersionRegistered(VersionEvent):
+class StatedFacts(_Event):
+    """Facts about a version that a user may state at its registration; what is left out comes from the run's record."""
+
+    base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
+    method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
+    dataset: str = Field(default="", description="The dataset's name.")
+    run: str = Field(default="", description="The training run that made it.")
+    license: str = Field(default="", description="SPDX id.")
+    usage_restrictions: str = ""
+    capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
+    domain: str = ""
+    description: str = ""
+    tags: tuple[TagText, ...] = Field(default=(), max_length=100)
+
+
+class VersionFacts(StatedFacts):
+    """Facts about a version: those that a user states, and those that the record of its run adds."""
+
+    base_digest: DigestText | None = Field(default=None, description="Manifest digest of the base's files.")
+    derived_from: tuple[DigestText, ...] = Field(
+        default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
+    )
+    parameters: JsonObject = Field(default_factory=dict)
+    dataset_digest: DigestText | None = None
+    config_digest: DigestText | None = None
+    metrics: JsonObject = Field(default_factory=dict, description="Evaluation results at registration.")
+
+
+class VersionRegistered(VersionFacts, VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
     type: Literal["version_registered"] = "version_registered"
     kind: ModelKind
     manifest: DigestText = Field(description="Digest of the manifest that lists its files.")
     size_bytes: int = Field(ge=0)
-    base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
-    base_digest: DigestText | None = Field(default=None, description="Manifest digest of the base's files.")
-    derived_from: tuple[DigestText, ...] = Field(
-        default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
-    )
-    method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
-    parameters: JsonObject = Field(default_factory=dict)
-    dataset: str = Field(default="", description="The dataset's name.")
-    dataset_digest: DigestText | None = None
-    config_digest: DigestText | None = None
-    run: str = Field(default="", description="The training run that made it.")
     code_version: str = ""
-    metrics: JsonObject = Field(default_factory=dict, description="Evaluation results at registration.")
-    license: str = Field(default="", description="SPDX id.")
-    usage_restrictions: str = ""
-    capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
     resources: JsonObject = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
-    domain: str = ""
-    description: str = ""
-    tags: tuple[TagText, ...] = Field(default=(), max_length=100)
     adapter: AdapterFacts | None = None
 
     @property

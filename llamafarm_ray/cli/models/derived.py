@@ -32,9 +32,9 @@ def register_derived(
     Raises:
         UserError: the registry does not take it.
     """
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
-    return register(registry, Registration(folder, name=name, base_model=base_model)) if name else None
+    return register(registry, Registration(folder, name=name, facts=stated(base_model=base_model))) if name else None
 
 
 def show_derived(
