@@ -199,8 +199,3 @@ class ModelShape:
     def num_parameters(self) -> int:
         """All weights, tied ones counted once."""
         return self.linear_weights + self.other_weights
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of one block."""
-        return self.linear_weights // self.num_layers + 2 * self.hidden_size
