@@ -59,7 +59,7 @@ def select_model(
     """Choose the best deployed model that meets all limits.
 
     The best has the highest quality; of those the lowest latency, or one up to 1.5 times it; of those it needs the
-    least memory. Chosen from are base models and what the alias ``production`` of each model points at.
+    least memory. The candidates are base models, and the version that each model's ``production`` alias points at.
 
     Args:
         task: required capability: one that the model was registered with, such as ``summarization``, or ``chat``,
@@ -76,7 +76,8 @@ def select_model(
         timeout_s: longest time for each of the endpoint's answers.
 
     Raises:
-        NoModelFitsError: no model meets all limits; it says which one nobody meets, and how near the best came.
+        NoModelFitsError: no model meets all limits; the message names the limit that no model meets, and the nearest
+            value.
         InputError: a limit or an address is malformed, or there is no address.
         AccessDeniedError: no application takes the key.
         ClusterError: no application answers.

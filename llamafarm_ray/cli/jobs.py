@@ -39,8 +39,8 @@ def ran_as_job(
     """Run a verb as a job if ``--address`` (or ``$RAY_ADDRESS``) is a job server's; otherwise do nothing.
 
     Args:
-        inputs: its options that name what is read, with their values.
-        outputs: its options that name what is written.
+        inputs: options that name inputs, with their values.
+        outputs: options that name outputs.
         flags: its options without a value, and whether they were given.
         no_wait: leave once the job is submitted.
         as_json: print what the job prints for programs, and nothing else, on standard output.

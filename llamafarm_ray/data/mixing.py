@@ -63,7 +63,7 @@ def open_mixture(
         seed: chooses the rows of a dataset of which a part is taken, and those that are held out.
 
     Returns:
-        The mixture, and what it has of each dataset.
+        The mixture, and its part of each dataset.
 
     Raises:
         InputError: a dataset is missing or bad, or they are not of one kind.

@@ -53,7 +53,7 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
 def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
     """Put several datasets together. Of rows with one id the first one stays, with its source.
 
-    A row that one of them holds out is held out of the whole, so that nobody trains on it.
+    A row that one of them holds out is held out of the merged dataset, so that no run trains on it.
 
     Raises:
         InputError: they hold rows of different kinds.

@@ -76,7 +76,7 @@ class AdapterFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_TEXT)
 
-    proved: bool = Field(description="Whether it was proved against its base; where not, that is done at each load.")
+    proved: bool = Field(description="True if it was proved against its base; if not, that is done at each load.")
     not_for_vllm: str = Field(default="", description="A feature that vLLM can't serve, so another engine is chosen.")
     renamed: str = Field(default="", description="The change of its tensors' names, if there was one.")
 
@@ -89,7 +89,7 @@ class StatedFacts(_Event):
     """Facts about a version that a user may state at its registration; what is left out comes from the run's record."""
 
     base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
-    method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
+    method: str = Field(default="", description="Training method: lora, qlora, full, ...")
     dataset: str = Field(default="", description="The dataset's name.")
     run: str = Field(default="", description="The training run that made it.")
     license: str = Field(default="", description="SPDX id.")
@@ -121,7 +121,7 @@ class VersionRegistered(VersionFacts, VersionEvent):
     manifest: DigestText = Field(description="Digest of the manifest that lists its files.")
     size_bytes: int = Field(ge=0)
     code_version: str = ""
-    resources: JsonObject = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
+    resources: JsonObject = Field(default_factory=dict, description="Needed resources: memory_bytes, gpus, ...")
     adapter: AdapterFacts | None = None
 
     @property
@@ -185,7 +185,7 @@ class AliasMoved(_Event):
     model: ModelName
     alias: Name
     version: SemVer
-    is_rollback: bool = Field(default=False, description="Back to what it pointed at before.")
+    is_rollback: bool = Field(default=False, description="True for a move back to the earlier target.")
 
 
 class AliasRemoved(_Event):
@@ -199,7 +199,7 @@ class AliasRemoved(_Event):
 class _RolloutEvent(_Event):
     model: ModelName
     alias: Name
-    number: int = Field(ge=1, description="Which rollout of the alias it is, counted from 1.")
+    number: int = Field(ge=1, description="Number of the alias's rollout, counted from 1.")
 
 
 class RolloutStarted(_RolloutEvent):

@@ -25,7 +25,7 @@ class Preconditions:
     """Checks a writer and its store before each commit, at the cost of a comparison.
 
     The store is probed before the first commit. From then on its time is the probed one plus what passed since, by a
-    clock that can't be set. Where this machine's clock differs, the store is asked again before a commit is refused.
+    clock that can't be set. If this machine's clock differs, the store is asked again before a commit is refused.
 
     Args:
         home: home for commits.

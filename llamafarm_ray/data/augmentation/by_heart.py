@@ -1,7 +1,7 @@
 """Rows that ask for the facts of a passage by heart, two in each row, in several passes.
 
-The questions of a small model are few and often odd, and what is learned from them alone comes to mind only for
-questions like them. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
+A small model writes few questions, often odd ones, and facts that are learned from them alone are recalled only for
+similar questions. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
 each pass by others, of which half are words of like meaning ("library ID entry"). Two facts of a passage share a row,
 because the system prompt that chat templates add is half of a short row; no more, because few examples are learned
 better in many small steps than in few large ones.

@@ -126,7 +126,7 @@ def engines_of(
 def expansion_models(
     config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
 ) -> dict[str, Choice]:
-    """Return the engines that invent and change examples, by the name of their section; none for what is off.
+    """Return the engines that invent and change examples, by the name of their section; a section that is off has none.
 
     Args:
         config: the ``dataset`` section of a configuration.

@@ -1,7 +1,7 @@
 """Commands of a registry, as values: each knows its action, its target and the events that follow.
 
-A command decides from a state, the time and who asks; it reads nothing else. The service checks that the principal may
-do it, then commits the events.
+A command decides from a state, the time and the principal; it reads nothing else. The service checks that the
+principal may do it, then commits the events.
 """
 
 from llamafarm_ray.registry.commands.aliases import (

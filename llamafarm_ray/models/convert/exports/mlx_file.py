@@ -22,7 +22,7 @@ _LIBRARIES = ("mlx", "mlx_lm")
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _BITS = {"int8": 8, "int4": 4}
 _UNROUNDED = "bf16"
-"""What is not quantized, and the scales of what is, have this precision."""
+"""Precision of tensors that are not quantized, and of the scales of those that are."""
 _GROUP = 64
 _INNER = ("model", "transformer")
 """Names of the part of a model that is before its head."""
