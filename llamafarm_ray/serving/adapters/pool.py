@@ -109,7 +109,7 @@ class AdapterPool:
         self._tasks: set[asyncio.Task[object]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self.num_loads: Counter[str] = Counter()
-        """How often each engine name was loaded."""
+        """Loads by engine name."""
 
     @property
     def loaded(self) -> list[str]:
@@ -120,7 +120,7 @@ class AdapterPool:
     async def use(self, target: Target) -> AsyncIterator[None]:
         """Have a target ready to answer; it stays so for the time of the block.
 
-        Concurrent callers share one load; a failed load is tried anew by whoever comes next.
+        Concurrent callers share one load; the next caller tries a failed load again.
 
         Raises:
             LlamaFarmError: its files can't be had or are not what was registered, or the engine refuses it.

@@ -1,7 +1,7 @@
 """Reconciler of an application's record in the registry, and of its versions' rollouts to production.
 
 ``serve deploy`` only starts replicas, so these see to the rest of what ``llamafarm models deploy`` does.
-``swap-adapter``, ``promote``, ``chat`` and the collector of files look for what is deployed in the registry.
+``swap-adapter``, ``promote``, ``chat`` and the collector of files look up deployments in the registry.
 """
 
 from __future__ import annotations

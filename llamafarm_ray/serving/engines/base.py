@@ -76,7 +76,7 @@ class Output:
 class Engine(Protocol):
     """A base model and versions of it, each under a name that never changes meaning.
 
-    Every method raises a :class:`~llamafarm_ray.errors.LlamaFarmError` for what is not to be had.
+    Every method raises a :class:`~llamafarm_ray.errors.LlamaFarmError` for requests that it can't answer.
     """
 
     @property

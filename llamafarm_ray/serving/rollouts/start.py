@@ -139,7 +139,7 @@ def roll_out(
 def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
     """Return True if a version was its model's production, or was rolled out to it, and is neither now.
 
-    Where somebody took the alias away, that stands for every version.
+    An alias that someone removed stays removed for every version.
     """
     model = state.models[name]
     moves, removed = model.aliases.get(DEFAULT_ALIAS, ()), model.removed.get(DEFAULT_ALIAS, ())

@@ -84,7 +84,7 @@ class Kept(Generic[T]):
         try:
             await self.get()
         except Exception:  # a task of a process: there is nobody to tell but the log
-            logger.exception("What is kept could not be renewed.")
+            logger.exception("The kept values could not be renewed.")
 
     def _age_s(self, last: tuple[float, T]) -> float:
         return self._clock() - last[0]

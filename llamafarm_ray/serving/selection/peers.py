@@ -150,9 +150,9 @@ class PeerDiscovery:
         try:
             asked = await asyncio.gather(*(self._asked(one) for one in await self._all()))
         except (LlamaFarmError, TimeoutError) as error:
-            logger.info("Which other applications there are is not known: %s", error)
+            logger.info("The other applications could not be listed: %s", error)
         except Exception:  # a task of a process: there is nobody to tell but the log
-            logger.exception("Which other applications there are is not known.")
+            logger.exception("The other applications could not be listed.")
         else:
             self._found = tuple(one for one in asked if one.figures.kinds)
             self._succeeded = self._clock()

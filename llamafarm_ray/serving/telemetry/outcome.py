@@ -40,7 +40,7 @@ class FinishedRequest:
     Attributes:
         target: version that answered, with its side of a rollout.
         latency_s: seconds from its turn at the engine to the end of the response.
-        first_token_s: seconds until a stream's first event; ``None`` of what was no stream or had none.
+        first_token_s: seconds until a stream's first event; ``None`` without a stream, or without an event.
         status: of the HTTP response, or of the error that ended a stream; 0 where none was sent.
     """
 

@@ -22,7 +22,7 @@ class Span:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        """The request's, with the span as the parent of what the engine traces."""
+        """The request's, with the span as the parent of the engine's spans."""
 
     def asked(self, body: Mapping[str, object]) -> None:
         """Take in the body that the client sent, once it is known to be sound."""

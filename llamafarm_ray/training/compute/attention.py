@@ -5,7 +5,7 @@ interface, which transformers passes on to attention functions). In half precisi
 does all of them; elsewhere each sequence is attended to by itself with torch's fused kernel. So nothing is padded, no
 T x T mask is built, and a sequence's result is the one it has alone.
 
-Where all sequences begin with the same tokens, such as a system prompt, those may come once, before them, and each
+If all sequences begin with the same tokens, such as a system prompt, those may come once, before them, and each
 sequence attends to them and to itself.
 """
 

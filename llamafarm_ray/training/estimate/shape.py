@@ -31,8 +31,8 @@ class Linear:
 
     Args:
         name: its last part, as Llama calls it.
-        inputs: width of what it reads.
-        outputs: width of what it writes.
+        inputs: width of its input.
+        outputs: width of its output.
         reads: one of a block's four inputs; layers that read the same one share a saved copy.
     """
 

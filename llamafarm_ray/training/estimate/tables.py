@@ -27,7 +27,7 @@ class Device(_Row):
     Attributes:
         memory_gib: its memory, in GiB.
         tflops: dense peak in 1e12 operations a second by number format; formats it lacks are absent.
-        price: US dollars an hour; None where nobody rents it out by a list.
+        price: US dollars an hour; None if no provider lists a price.
         instance: instance of the price.
     """
 

@@ -29,7 +29,7 @@ def continue_or_begin(
     """Say where the run goes on, or make room for a new one.
 
     Args:
-        note: called with what there is to say.
+        note: called with notes for the user.
         restart: forget an unfinished run.
 
     Raises:

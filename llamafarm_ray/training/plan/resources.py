@@ -60,12 +60,12 @@ def _devices(found: list[Machine]) -> Hardware:
 def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = None) -> Hardware:
     """Return the hardware that the caller's Ray cluster has or may start.
 
-    A task inspects a GPU, which it needs for a moment. Where no machine with a GPU runs, the autoscaler starts one for
+    A task inspects a GPU, which it needs for a moment. If no machine with a GPU runs, the autoscaler starts one for
     it: the machine is there for the training then.
 
     Args:
         gpus_of_one: GPUs that a machine must have which is started, or as many as any has.
-        note: called with what is waited for.
+        note: called with the reason for a wait.
 
     Raises:
         ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes, or half an hour
@@ -145,7 +145,7 @@ def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResour
 
 
 def choose_precision(configured: str, hardware: Hardware, *, is_half: bool) -> str:
-    """Return the number format: as configured, or by what the devices compute fast and without loss.
+    """Return the number format: as configured, or the one that the devices compute fast and without loss.
 
     GPUs that have bf16 use it, older ones fp16 with a scaled loss. CPUs that have it use bf16 for weights that are
     kept in 16 bits, and fp32 for all others.

@@ -118,7 +118,7 @@ def estimate_run(
         all_options: True to try every method and strategy.
 
     Raises:
-        UserError: the model, the device or the prices are unusable, or what is asked can't be combined.
+        UserError: the model, the device or the prices are unusable, or the requested settings can't be combined.
     """
     tables, notes = read_tables(prices), list[str]()
     shape = find_shape(config.base_model, tables, open_registry, notes)
@@ -206,7 +206,7 @@ def find_shape(
     """The shape of a base model: from a folder, a size, the registry, or the size in a hub id's name. Fetches nothing.
 
     Raises:
-        InputError: there is no reference, or what it names has no usable config.json.
+        InputError: there is no reference, or the model that it names has no usable config.json.
         NotFoundError: nothing is known of it.
         UnsupportedError: it is a mixture of experts.
     """

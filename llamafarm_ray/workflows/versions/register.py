@@ -79,8 +79,8 @@ def register(
 
     Args:
         registry: registry that gets the version.
-        asked: the folder, and what is said of it.
-        on_note: called with what a user should know beside the result.
+        asked: the folder, and the facts that are stated about it.
+        on_note: called with notes for the user.
 
     Raises:
         InputError: the folder is no model or adapter, a file or name given is unusable, or an adapter does not fit its
@@ -291,7 +291,7 @@ def read_run_record(folder: Path) -> dict[str, Any]:
     path = folder / "training.json"
     record = _read_json(path) if path.is_file() else {}
     if not isinstance(record.get("lineage", {}), dict) or not isinstance(record.get("metrics", {}), dict):
-        raise InputError(f"{path} is not what `train` writes.", hint="Remove it, and say what it should with options.")
+        raise InputError(f"{path} is not what `train` writes.", hint="Remove it, and state its facts with options.")
     return record
 
 

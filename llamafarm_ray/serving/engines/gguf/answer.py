@@ -26,7 +26,7 @@ class Slot:
     """Cache slot of one answer in llama.cpp.
 
     Attributes:
-        tokens: of what was computed in it last, and what an answer has so far.
+        tokens: of its last prompt, and of an answer so far.
     """
 
     number: int

@@ -61,7 +61,7 @@ _prepared: Mapping[str, str | None] | None = None
 def prepare() -> None:
     """Have vLLM imported in the fork server of this process, on a CPU, before vLLM is imported here.
 
-    Where nothing else is said, this is also what decides on the cores that the engine computes on, and says so to vLLM.
+    Unless set otherwise, this also decides on the cores that the engine computes on, and passes them to vLLM.
     """
     global _prepared  # noqa: PLW0603  (as the fork server, it is one for the process)
     bound = os.environ.get(_BOUND, "")

@@ -50,7 +50,7 @@ class Server(LLMServer):  # type: ignore[misc]
     """One engine of Ray Serve LLM."""
 
     async def _start_engine(self) -> None:
-        """Without the report of what is served, for which Ray starts a process while the replica waits."""
+        """Start without the report of served models, for which Ray starts a process while the replica waits."""
         await self.engine.start()
 
 
