@@ -30,7 +30,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["REPETITION", "MixedPart", "mix", "open_mixture", "repetitions", "shares"]
 
 REPETITION = "repetition"
-"""The column (int32) that tells a mixed row from its copies: 0 for the first."""
+"""The column (int32) that distinguishes a mixed row from its copies: 0 for the first."""
 
 _SOURCE = {"id", "document", "document_digest", "passage", "provenance", "pii"}
 _OPTIONAL = {"tools"}

@@ -96,7 +96,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
 
     Raises:
         InputError: the rows can't be written in this format or type.
-        ConflictError: something else is there.
+        ConflictError: the output exists with other content.
         StorageError: it can't be written.
     """
     chosen = row_format or default_format(found.kind.name)

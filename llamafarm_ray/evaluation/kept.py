@@ -1,4 +1,4 @@
-"""Answers of an evaluation under way, so that one that was killed goes on where it was."""
+"""Answers of an evaluation under way, so that a killed one resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a folder's headers held against those of a model, before memory is taken for any."""
+"""Comparison of the tensors of a folder's headers with those of a model, before memory is taken for any."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class RegistryApi(ABC):
         return self.state.resolve(record_ref(record))
 
     def unalias(self, name: str, alias: str, *, reason: str = "") -> None:
-        """Have an alias point at nothing; its history stays.
+        """Remove an alias; its history stays.
 
         Raises:
             NotFoundError: there is no such alias.

@@ -229,7 +229,7 @@ class RolloutPaused(_RolloutEvent):
 
 
 class RolloutResumed(_RolloutEvent):
-    """The rollout goes on where it was paused."""
+    """The rollout continues from where it was paused."""
 
     type: Literal["rollout_resumed"] = "rollout_resumed"
 

@@ -36,7 +36,7 @@ class Preconditions:
         self._clock = clock
         self._is_probed = False
         self._offset: dt.timedelta | None = None
-        """The store's time less the time that has passed; ``None`` where the store tells no time."""
+        """The store's time less the time that has passed; ``None`` if the store reports no time."""
 
     def check(self) -> None:
         """Check that a commit may be written now.

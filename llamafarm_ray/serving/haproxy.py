@@ -15,7 +15,7 @@ Ray has no setting for what this adds:
 - **Errors in that shape** for replicas and routers that can't be reached. A request that HAProxy can't read as HTTP, or
   whose headers take too long, it answers in HTML before any of its settings hold.
 
-The settings are written into Ray's own file: Ray writes that anew before each start, never reads it, and knows its
+The settings are written into Ray's own file: Ray writes that anew before each start, never reads it, and finds its
 HAProxy processes by that path among their arguments.
 """
 

@@ -108,7 +108,7 @@ class OptunaSearch(Searcher):
         return {key: _value(self._space.domains[key], found) for key, found in trial.params.items()}
 
     def tell(self, record: Record) -> None:
-        """See `Searcher.tell`. Values that no trial got (they had no effect) are forgotten."""
+        """See `Searcher.tell`. Values that no trial got (they had no effect) are removed."""
         asked = self._asked.pop(record.number, None)
         if asked is not None:
             self._study.tell(asked, state=TrialState.FAIL)

@@ -30,7 +30,7 @@ def register_derived(
         the new version, if it was registered.
 
     Raises:
-        UserError: the registry does not take it.
+        UserError: the registry refuses it.
     """
     from llamafarm_ray.workflows.versions.register import Registration, register, stated
 

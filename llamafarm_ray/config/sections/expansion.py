@@ -1,4 +1,4 @@
-"""Examples beyond those of the documents: invented ones, and changed copies of those that are there."""
+"""Examples beyond those of the documents: invented ones, and changed copies of existing ones."""
 
 from __future__ import annotations
 

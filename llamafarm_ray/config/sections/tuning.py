@@ -185,7 +185,7 @@ class PopulationBasedTraining(Section):
         default=0.25,
         ge=0,
         le=1,
-        description="Share of settings that are drawn anew; the others are changed a little from the better trial's.",
+        description="Share of settings that are drawn again; the others are changed a little from the better trial's.",
     )
 
 

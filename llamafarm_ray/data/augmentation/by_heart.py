@@ -24,7 +24,7 @@ __all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "reworded", "rows_by_hea
 QUESTIONS_PER_ROW = 2
 PASSES = 8
 """Passes of a dataset whose questions the base model wrote. A model that sees each row once, in passes with other
-words, learns what it would learn in several epochs, and knows it by more wordings. After four passes with 150 rows of
+words, learns as much as in several epochs, and recalls it for more wordings. After four passes with 150 rows of
 practice, which were half of the tokens, a 135M model knew a third of its own training questions, and answered 7 of 40
 questions by heart; after six with 50 rows 10, and after eight with 30 rows, as many tokens, 19. With the sentence that
 fits best it answered 33, 33 and 32."""

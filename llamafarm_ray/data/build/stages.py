@@ -94,7 +94,7 @@ def _saved(
     keys: Sequence[tuple[object, ...]],
     parts: FinishedParts,
 ) -> Iterator[tuple[int, pa.Table, bool]]:
-    """Yield the results of tasks, written to their parts; the part of a task is there once the task is complete."""
+    """Yield the results of tasks, written to their parts; the part of a task exists once the task is complete."""
     with contextlib.ExitStack() as unfinished:
         begun: dict[int, PartWriter] = {}
         for index, result, is_complete in results:
@@ -130,7 +130,7 @@ def _is_remote(task: Sequence[SourceFile]) -> bool:
 
 
 def _stat(file: SourceFile) -> Stat:
-    """Return what tells that a file changed: name, size, and the times of its last changes."""
+    """Return a value that differs once a file has changed: name, size, and the times of its last changes."""
     try:
         found = os.stat(file.location)  # noqa: PTH116  a path in bytes
     except OSError:

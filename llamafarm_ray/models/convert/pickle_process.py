@@ -89,7 +89,7 @@ def _weights(loaded: object) -> dict[str, torch.Tensor]:
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors of which each has its own memory, as the format wants it."""
+    """Return tensors of which each has its own memory, as the format requires."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Commands of a registry, as values: each knows its action, its target and the events that follow.
+"""Commands of a registry, as values: each has an action, a target and the events that follow.
 
 A command decides from a state, the time and the principal; it reads nothing else. The service checks that the
 principal may do it, then commits the events.

@@ -52,7 +52,7 @@ class MoveAlias(OfVersion):
 
 @dataclass(frozen=True)
 class RemoveAlias(OfAlias):
-    """Have an alias point at nothing. One that has rules takes the right to set them."""
+    """Remove an alias. One with rules takes the right to set them."""
 
     action = Action.MOVE_ALIAS
 

@@ -118,7 +118,7 @@ class AdapterPool:
 
     @contextlib.asynccontextmanager
     async def use(self, target: Target) -> AsyncIterator[None]:
-        """Have a target ready to answer; it stays so for the time of the block.
+        """Load a target, and keep it ready to answer for the time of the block.
 
         Concurrent callers share one load; the next caller tries a failed load again.
 
@@ -139,7 +139,7 @@ class AdapterPool:
                 yield
 
     async def load(self, target: Target, *, hold_s: float = 0.0) -> None:
-        """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
+        """Load a target before the first request for it; requests under way don't wait for that.
 
         Args:
             hold_s: seconds for which it stays before others, until an alias or a rollout needs it. Then it goes.
@@ -265,7 +265,7 @@ class AdapterPool:
                 await self._unload(adapter, "room")
 
     async def _unload(self, adapter: _Adapter, reason: UnloadReason) -> bool:
-        """Have the engine free an adapter, and return True if it did. A request for it meanwhile loads it again."""
+        """Unload an adapter, and return True if it was unloaded. A request for it meanwhile loads it again."""
         target = adapter.target
         adapter.place = "unloading"
         try:

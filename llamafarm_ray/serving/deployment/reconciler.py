@@ -58,7 +58,7 @@ class Reconciler:
     left to people.
 
     Args:
-        state: the registry's, as this process knows it.
+        state: the registry's, as last read by this process.
         connect: the registry, with the token that this process has.
         place: the application's URL and the cluster's address; raises ``ClusterError`` while it has none.
         start_controller: sees to it that the application has a controller.

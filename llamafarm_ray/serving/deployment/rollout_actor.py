@@ -57,7 +57,7 @@ _POLL_S = 0.1
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class ControllerActor:
-    """Takes the rollouts of one application further, for as long as it is there.
+    """Advances the rollouts of one application while it is deployed.
 
     Args:
         application: the Serve application whose replicas are asked.

@@ -32,7 +32,7 @@ __all__ = ["Router"]
 _PICK_S = 2.0
 """Timeout in seconds of the choice of a replica."""
 _NONE = ("", 0, "none")
-"""Host, port and id of a replica that HAProxy does not know."""
+"""Host, port and id of a replica that is not in HAProxy's list."""
 
 
 class Router:

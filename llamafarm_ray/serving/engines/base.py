@@ -92,7 +92,7 @@ class Engine(Protocol):
         """The names that answer, the base model's among them, sorted."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Have the version in ``folder`` answer to ``name``."""
+        """Load the version in ``folder`` under ``name``."""
 
     def check_adapter(self, name: str) -> None:
         """Do nothing while the version can answer; raise where it was taken out."""

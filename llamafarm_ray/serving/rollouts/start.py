@@ -94,7 +94,7 @@ def roll_out(
     once: bool = False,
     dry_run: bool = False,
 ) -> list[RolloutRecord]:
-    """Have versions take over ``production`` of their models as a configuration says; the rollouts under way then.
+    """Move ``production`` of models to versions, as configured; return the rollouts under way then.
 
     The first version of a model to be deployed becomes its production at once: there is nothing to compare it with. One
     that is production, or is being rolled out to it, is left as it is.

@@ -91,7 +91,7 @@ class Affinity:
             asked.ranking = ()
 
     def _age(self) -> None:
-        """There is one request more."""
+        """Count one more request."""
         self._num_picks += 1
         self._num_recent = self._num_recent * self._left + 1
         for replica in self._loads:

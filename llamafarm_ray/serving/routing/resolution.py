@@ -94,7 +94,7 @@ def resolve_routed(routed: str, state: RegistryState, *, base_name: str, base_di
     """Return the router's target, from :attr:`Target.routed`; never for a client's value.
 
     Raises:
-        NotFoundError: this registry's state does not know the version (yet).
+        NotFoundError: this registry's state does not have the version (yet).
         InputError: it is no such text.
     """
     engine_name, *about = routed.split(_MARK)

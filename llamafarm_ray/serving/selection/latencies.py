@@ -37,7 +37,7 @@ class Latencies:
         return cls(measured, sum(seen.values(), Seen()).latency_ms)
 
     def get(self, ref: str) -> float | None:
-        """That of a version; where it answered nothing yet, that of all: they share one engine."""
+        """Return a version's latency; before its first answer, that of all: they share one engine."""
         return self.by_version.get(ref, self.overall)
 
 

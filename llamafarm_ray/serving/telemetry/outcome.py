@@ -65,7 +65,7 @@ class ResponseWatch:
 
     Args:
         send: receiver of the response; events of a stream are expected whole.
-        is_gone: tells whether the client has gone away.
+        is_gone: returns True once the client has gone away.
     """
 
     def __init__(self, send: Send, is_gone: Callable[[], bool]) -> None:

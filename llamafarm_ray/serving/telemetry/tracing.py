@@ -1,6 +1,7 @@
 """Spans of requests and loads, for OpenTelemetry where an endpoint is configured; otherwise nothing is recorded.
 
-Spans are made and sent by :mod:`.otlp`, which is imported only then. Here is what the rest of a replica knows of them.
+Spans are made and sent by :mod:`.otlp`, which is imported only then. This module has all of the API that the rest of a
+replica uses.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def fetch(
         wanted: the files; those that are in the folder under their names are not among them.
         patience: limits of time and tries.
         progress: called as bytes arrive, from several threads.
-        note: called with notes for the user: that a file changed, or that its server knows no ranges.
+        note: called with notes for the user: that a file changed, or that its server supports no ranges.
         finished: called with each file before it gets its name.
         connections: number of requests at once.
         piece_bytes: bytes of one request.

@@ -86,7 +86,7 @@ class ModelShape:
         if any((config.get(key) or 0) > 1 for key in _EXPERTS) or config.get("is_encoder_decoder"):
             raise UnsupportedError(
                 f"{name} is a mixture of experts or an encoder-decoder, whose memory can't be estimated yet.",
-                hint="Estimates know decoder-only models with one feed-forward network a block.",
+                hint="Estimates support decoder-only models with one feed-forward network a block.",
             )
 
         def first(*keys: str) -> Any:

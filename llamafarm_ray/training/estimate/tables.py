@@ -87,7 +87,7 @@ class Tables(_Row):
         known = self.devices.get(name.strip().lower())
         if known is None:
             raise InputError(
-                f"{name!r} is no device that estimates know.",
+                f"{name!r} is no device in the tables of estimates.",
                 hint=f"{did_you_mean(name.lower(), self.devices)} --prices FILE adds one.",
             )
         return known

@@ -134,7 +134,7 @@ class Observers:
         flops: ModelFlops | None = None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> Self:
-        """Begin to look on, or go on where an earlier attempt left. Waits for no server.
+        """Start to observe, or continue an earlier attempt. It waits for no server.
 
         Args:
             settings: decisions of the driver.

@@ -144,7 +144,7 @@ def _load(
     must_answer: bool,
     is_urgent: bool,
 ) -> _Loaded:
-    """Have the replicas of one cluster load a version, as far as they are there; an urgent one for a while only."""
+    """Load a version on the running replicas of one cluster; an urgent one with a time limit."""
     from ray.exceptions import RayError  # only who deploys needs it
     from ray.serve.exceptions import RayServeException
 

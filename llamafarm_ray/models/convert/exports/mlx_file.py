@@ -94,7 +94,7 @@ def _older_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cast(model: Any, dtype: str) -> None:
-    """Cast weights in floating point, but for those that the model wants as they are."""
+    """Cast weights in floating point, but for those that the model keeps as they are."""
     import mlx.core as mx
     from mlx.utils import tree_map_with_path
 

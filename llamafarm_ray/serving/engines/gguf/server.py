@@ -172,7 +172,7 @@ class _Process:
             self._end()
             raise InputError(
                 f"llama.cpp can't load {settings.lora or settings.model!r}: {reason}.",
-                hint="Check that the file is whole, of an architecture that llama.cpp knows, and fits into memory.",
+                hint="Check that the file is whole, of an architecture that llama.cpp supports, and fits into memory.",
             )
 
     @property

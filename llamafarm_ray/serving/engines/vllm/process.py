@@ -59,7 +59,7 @@ _prepared: Mapping[str, str | None] | None = None
 
 
 def prepare() -> None:
-    """Have vLLM imported in the fork server of this process, on a CPU, before vLLM is imported here.
+    """Import vLLM in the fork server of this process, on a CPU, before vLLM is imported here.
 
     Unless set otherwise, this also decides on the cores that the engine computes on, and passes them to vLLM.
     """
@@ -93,7 +93,7 @@ def prepare() -> None:
 
 
 def keep_sockets_in(folder: str) -> None:
-    """Have vLLM of this process, and of its children, put its sockets into a folder, and not beside all other files.
+    """Make vLLM of this process, and of its children, put its sockets into a folder of their own.
 
     No vLLM removes them, however it ends: they go with the folder. An operator's choice stays as it is, and so does
     vLLM's own, the folder for temporary files, where socket paths would be too long for the system.

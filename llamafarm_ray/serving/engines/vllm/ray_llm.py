@@ -66,7 +66,7 @@ def server(llm_config: LlmConfig) -> LLMServer:
 
 
 def check(llm_config: LlmConfig) -> None:
-    """Make sure that vLLM knows every engine option.
+    """Make sure that vLLM has every engine option.
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``.
