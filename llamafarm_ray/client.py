@@ -7,8 +7,8 @@
     chosen = select_model(task="summarization", max_latency_ms=800, min_quality=0.8)
     openai.OpenAI(base_url=chosen.base_url, api_key=key).chat.completions.create(model=chosen.model, messages=...)
 
-It needs neither Ray nor torch, only the network: it asks the endpoints themselves, which know what the registry says of
-their models and how fast they answered lately. A request for the model ``auto`` has one endpoint do the same.
+It needs neither Ray nor torch, only the network: it asks the endpoints themselves, which report the registry's facts
+about their models and their recent latencies. A request for the model ``auto`` has one endpoint do the same.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def select_model(
     """Choose the best deployed model that meets all limits.
 
     The best has the highest quality; of those the lowest latency, or one up to 1.5 times it; of those it needs the
-    least memory. Chosen from are base models and what the alias ``production`` of each model points at.
+    least memory. The candidates are base models, and the version that each model's ``production`` alias points at.
 
     Args:
         task: required capability: one that the model was registered with, such as ``summarization``, or ``chat``,
@@ -76,9 +76,10 @@ def select_model(
         timeout_s: longest time for each of the endpoint's answers.
 
     Raises:
-        NoModelFitsError: no model meets all limits; it says which one nobody meets, and how near the best came.
+        NoModelFitsError: no model meets all limits; the message names the limit that no model meets, and the nearest
+            value.
         InputError: a limit or an address is malformed, or there is no address.
-        AccessDeniedError: no application takes the key.
+        AccessDeniedError: every application refuses the key.
         ClusterError: no application answers.
     """
     wanted = Wanted(
@@ -159,13 +160,13 @@ def _offers(base_url: str, answer: _Answer) -> list[Offer]:
     """Return an application's catalog of the models that requests may name.
 
     Raises:
-        AccessDeniedError: it does not take the key.
+        AccessDeniedError: it refuses the key.
         ClusterError: it does not answer, or is none of this package's.
     """
     if isinstance(answer, httpx.HTTPError):
         raise ClusterError(f"Nothing answers at {base_url} ({type(answer).__name__}).", hint="Is it deployed?")
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        raise AccessDeniedError(f"{base_url} does not take the key.", hint="Set OPENAI_API_KEY to yours.")
+        raise AccessDeniedError(f"{base_url} refuses the key.", hint="Set OPENAI_API_KEY to yours.")
     if not answer.is_success:
         raise ClusterError(f"{base_url} answers {answer.status_code}.")
     try:

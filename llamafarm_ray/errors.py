@@ -177,7 +177,7 @@ class IntegrityError(InfrastructureError):
 
 
 class TrainingError(InfrastructureError):
-    """A training run failed; ``hint`` says what is left of it."""
+    """A training run failed; ``hint`` says what remains of it."""
 
     code = "training_error"
 

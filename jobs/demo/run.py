@@ -47,7 +47,7 @@ from llamafarm_ray.workflows.deployments.undeploy import undeploy
 from llamafarm_ray.workflows.evaluation.results import write_result
 from llamafarm_ray.workflows.evaluation.run import EvaluationRun
 from llamafarm_ray.workflows.training.train import TrainingRun
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, str]] = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))
@@ -271,10 +271,8 @@ def publish(demo: Demo, number: int) -> None:
             folder=folder,
             name=demo.config.name,
             performance_metrics=_evaluation(demo, number),
-            domain=demo.config.domain,
-            license=demo.config.license,
-            description=demo.config.description,
             alias="production" if number == 1 else None,
+            facts=stated(domain=demo.config.domain, license=demo.config.license, description=demo.config.description),
         )
         record = register(demo.registry, asked)
         found["result"] = f"{record.ref} ({record.registered.manifest[7:19]})"

@@ -1,7 +1,7 @@
 """Limits of a cluster's autoscaler, read on the cluster's head.
 
-Ray tells drivers about machines that run. Only the autoscaler knows which machines it may start: `ray up` gives it a
-file, which the command line of its process names, and KubeRay a RayCluster, which the head's pod may read.
+Ray lists running machines to drivers. Only the autoscaler has the list of machines that it may start: `ray up` gives it
+a file, which the command line of its process names, and KubeRay a RayCluster, which the head's pod may read.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def ran_as_job(
     """Run a verb as a job if ``--address`` (or ``$RAY_ADDRESS``) is a job server's; otherwise do nothing.
 
     Args:
-        inputs: its options that name what is read, with their values.
-        outputs: its options that name what is written.
+        inputs: options that name inputs, with their values.
+        outputs: options that name outputs.
         flags: its options without a value, and whether they were given.
         no_wait: leave once the job is submitted.
         as_json: print what the job prints for programs, and nothing else, on standard output.
@@ -51,8 +51,8 @@ def ran_as_job(
     Raises:
         InputError: the job would read files that are not sent along, or nothing answers at the address.
         AccessDeniedError: the cluster asks for its token.
-        ClusterError: the cluster does not take the job, loses it, or can't be reached any more.
-        typer.Exit: the job ended with an exit status, which is passed on, or was left.
+        ClusterError: the cluster refuses the job, loses it, or can't be reached any more. typer.Exit: the job ended
+        with an exit status, which is passed on, or was left.
     """
     from llamafarm_ray.workflows.jobs.request import JobRequest
     from llamafarm_ray.workflows.jobs.server import JobServer, job_server_of

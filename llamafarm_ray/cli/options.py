@@ -92,7 +92,7 @@ Offline = Annotated[
 ]
 DatasetFolder = Annotated[str | None, typer.Option("--dataset", help="Dataset: a folder or file.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Bump = Annotated[str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")]
 NewAlias = Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")]
 Env = Annotated[str, typer.Option("--env", help="The alias: production, staging, ...")]

@@ -12,7 +12,8 @@ from llamafarm_ray import __version__
 __all__ = ["ADVISORIES", "AS_OF", "PACKAGES", "Advisory", "installed_versions", "known_problems"]
 
 AS_OF = "2026-11-29"
-"""Day on which the table was made. It holds what mattered here by then; `pip-audit` knows the rest, and later ones."""
+"""Day on which the table was made. It lists advisories that matter here, up to then; `pip-audit` has the others, and
+later ones."""
 
 
 @dataclass(frozen=True, slots=True)

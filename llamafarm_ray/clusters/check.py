@@ -130,7 +130,7 @@ def _heads(nodes: Iterable[Node]) -> Iterator[Finding]:
     for node in nodes:
         if node.gcs_storage == "memory":
             what = f"Ray's control state is in the memory of {node.name} alone: with it running work is lost"
-            hint = "What is registered, and checkpoints, stay; docs/failures.md says how to start again."
+            hint = "Registered models and checkpoints stay; docs/failures.md says how to start again."
             yield Finding(Level.OK, "head", what, hint)
         elif node.gcs_storage:
             what = f"Ray's control state is kept by {node.gcs_storage}: workers wait for a head that starts again"

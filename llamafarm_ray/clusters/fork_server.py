@@ -74,20 +74,20 @@ _READ_AT_IMPORT = (
     *("FSSPEC_", "MKL_", "NCCL_", "NUMBA_", "NUMEXPR_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TQDM_"),
     *("TORCH", "TRANSFORMERS_", "TRITON_", "TYPER_", "USE_", "XDG_"),
 )
-"""How variables begin that libraries, or the interpreter, read once."""
+"""Prefixes of variables that libraries, or the interpreter, read once."""
 _ALSO_READ_AT_IMPORT = {
     *("DISABLE_TELEMETRY", "DO_NOT_TRACK", "FORCE_COLOR", "GITHUB_ACTIONS", "GLIBC_TUNABLES", "HOME", "LANG", "LC_ALL"),
     *("LC_CTYPE", "NO_COLOR", "TEMP", "TERMINAL_WIDTH", "TMP", "TMPDIR", "TZ"),
 }
 _READ_LATER = {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCH_EXTENSIONS_DIR"}
-"""Exceptions: a fork's threads are counted anew, and no device was touched before."""
+"""Exceptions: a fork's threads are counted again, and no device was touched before."""
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A worker that Ray wants.
+    """A worker that Ray asks for.
 
     Attributes:
         arguments: the script and its arguments.
@@ -250,7 +250,7 @@ def _kill(pid: int) -> None:
 
 
 def _read_request(asked: socket.socket) -> Request | None:
-    """Return what a starter wants; None where it hung up."""
+    """Return a starter's request; None if it hung up."""
     asked.settimeout(5)
     streams: list[int] = []
     try:

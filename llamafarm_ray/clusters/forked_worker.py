@@ -36,7 +36,7 @@ _PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, sign
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Have a worker forked and wait for its end; start it here where that can't be.
+    """Fork a worker and wait for its end; start it here if it can't be forked.
 
     Args:
         arguments: those of Ray's ``setup_worker.py``.

@@ -1,8 +1,8 @@
 """The process that keeps a Ray that stays: ``python -m llamafarm_ray.clusters.keeper``. It imports no Ray.
 
-It has the Ray started by a process of its own, records it, and waits. However that process ends, the keeper takes the
-record back, ends what is left of the Ray's processes by pid, and removes its folder. The keeper's own end is that
-process's too, which sees its standard input end; only the record is left then, and whoever reads it clears up.
+It starts the Ray in a process of its own, records it, and waits. However that process ends, the keeper takes the record
+back, ends what is left of the Ray's processes by pid, and removes its folder. When the keeper ends, so does that
+process, since its standard input ends. Only the record is left then, and its next reader removes it.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
 
 @contextmanager
 def _fork_server(folder: Path, modules: Sequence[str]) -> Iterator[None]:
-    """Have the workers of a Ray that is started in the block forked from a process of their own.
+    """Fork the workers of a Ray that is started in the block from a process of their own.
 
     It has no mark: commands that are forked from it may use another Ray, and outlive this one.
     """

@@ -9,8 +9,8 @@ __all__ = ["free_port", "free_ports"]
 
 _PORTS = range(20_000, 30_000)
 """Above those of Ray's workers (10002 to 19999), and below those of Ray Serve's replicas (30000 to 31000) and those
-that Linux gives to outgoing connections and to who asks for any (32768 on): a Ray that starts takes dozens of these,
-and what is chosen here is bound seconds later."""
+that Linux gives to outgoing connections and to callers that ask for any port (32768 on). A starting Ray takes dozens
+of those, and the port chosen here is bound seconds later."""
 _TRIES = 1000
 
 
@@ -22,8 +22,8 @@ def free_port() -> int:
 def free_ports(count: int) -> int:
     """The first of ``count`` neighbouring TCP ports of this machine that nothing uses now.
 
-    The system gives them to nobody who does not name them, and they are drawn, so that two who ask at the same time
-    hardly ever get the same.
+    The system assigns them only by name. They are drawn at random, so that two callers at the same time hardly ever
+    get the same.
 
     Raises:
         OSError: there are none.

@@ -97,7 +97,7 @@ def raylet_off_stdout() -> Iterator[None]:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Have this process know the machine by its loopback address while a Ray is started, or joined, in the block.
+    """Make this process use the machine's loopback address while a Ray is started, or joined, in the block.
 
     Such a Ray listens on loopback alone, its metrics without a key too. Ray itself does that where it is for one
     machine, as on a Mac; on Linux its processes listen to the network, and take 127.0.0.1 for the machine's address.
@@ -126,7 +126,7 @@ def named_agent_ports() -> Iterator[None]:
 
 @contextmanager
 def workers_started_by(script: Path) -> Iterator[None]:
-    """Have a Ray that is started in the block start each of its workers by a script of ours.
+    """Make a Ray that is started in the block start each of its workers by a script of ours.
 
     Args:
         script: it gets the arguments of Ray's ``setup_worker.py``. `ray.init` has no argument for it.
@@ -148,7 +148,7 @@ def _parameters(**given: object) -> Iterator[None]:
 
 
 def on_omp_threads(call: Callable[[int], object]) -> None:
-    """Have ``call`` called with the number of threads whenever Ray sets it in this worker.
+    """Call ``call`` with the number of threads whenever Ray sets it in this worker.
 
     Ray sets ``OMP_NUM_THREADS`` before a worker's first task, which is too late where PyTorch is imported already.
     """
@@ -166,7 +166,7 @@ def on_omp_threads(call: Callable[[int], object]) -> None:
 
 
 def node_address() -> str:
-    """Return the address by which Ray knows this machine."""
+    """Return this machine's address in Ray."""
     from ray._private import services
 
     return str(services.get_node_ip_address())

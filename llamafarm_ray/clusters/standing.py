@@ -1,7 +1,7 @@
 """The Ray of this user on this machine that stays (`llamafarm up`): its record, and how verbs find it.
 
 The record is a file of mode 0600 in the home, one for each machine that shares the home. A record whose keeper is gone
-(the machine was rebooted, the pid is another process's by now) is removed by whoever reads it.
+(the machine was rebooted, the pid is another process's by now) is removed by the next reader.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StandingRay:
     Attributes:
         address: its control address, ``127.0.0.1:port``.
         dashboard_url: of its dashboard; empty if it has none.
-        token: shown by whoever connects.
+        token: shown to users who connect.
         pid: of its keeper, the process that ends it.
         started: time that the keeper started, in seconds since 1970.
         boot_id: of the machine's present run, by the kernel.

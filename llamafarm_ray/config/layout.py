@@ -1,4 +1,4 @@
-"""The canonical shape as a flat map, read off the section classes: which dotted paths exist, and what they are."""
+"""The canonical shape as a flat map from dotted paths to fields, read off the section classes."""
 
 from __future__ import annotations
 

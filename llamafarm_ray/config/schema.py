@@ -16,8 +16,8 @@ __all__ = ["json_schema"]
 def json_schema() -> dict[str, object]:
     """The schema, in JSON Schema's draft 2020-12.
 
-    It knows keys, types and ranges. Rules between keys, and a key given in two spellings, are found by reading the
-    file only.
+    It has keys, types and ranges. Rules between keys, and a key given in two spellings, are found by reading the file
+    only.
     """
     schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

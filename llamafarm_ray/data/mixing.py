@@ -30,7 +30,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["REPETITION", "MixedPart", "mix", "open_mixture", "repetitions", "shares"]
 
 REPETITION = "repetition"
-"""The column (int32) that tells a mixed row from its copies: 0 for the first."""
+"""The column (int32) that distinguishes a mixed row from its copies: 0 for the first."""
 
 _SOURCE = {"id", "document", "document_digest", "passage", "provenance", "pii"}
 _OPTIONAL = {"tools"}
@@ -63,7 +63,7 @@ def open_mixture(
         seed: chooses the rows of a dataset of which a part is taken, and those that are held out.
 
     Returns:
-        The mixture, and what it has of each dataset.
+        The mixture, and its part of each dataset.
 
     Raises:
         InputError: a dataset is missing or bad, or they are not of one kind.

@@ -53,7 +53,7 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
 def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
     """Put several datasets together. Of rows with one id the first one stays, with its source.
 
-    A row that one of them holds out is held out of the whole, so that nobody trains on it.
+    A row that one of them holds out is held out of the merged dataset, so that no run trains on it.
 
     Raises:
         InputError: they hold rows of different kinds.
@@ -96,7 +96,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
 
     Raises:
         InputError: the rows can't be written in this format or type.
-        ConflictError: something else is there.
+        ConflictError: the output exists with other content.
         StorageError: it can't be written.
     """
     chosen = row_format or default_format(found.kind.name)

@@ -18,12 +18,12 @@ FEW_DOCUMENTS = 20
 
 
 class SplitRow(NamedTuple):
-    """An example, as far as the split needs to know it.
+    """The parts of an example that the split needs.
 
     Args:
         fact: shared by the phrasings of one question.
         document: the path of its source; empty if it is not known.
-        passage: anything that tells its passage from others of all documents; empty if it is not known.
+        passage: anything that identifies its passage among those of all documents; empty if it is not known.
     """
 
     id: str

@@ -140,7 +140,7 @@ def described(kind: RowKind) -> str:
 
 
 def kind_of(record: object) -> RowKind:
-    """Return the kind that a record's keys tell; that of conversations for what is nothing that is known."""
+    """Return the kind that a record's keys tell; that of conversations for unknown records."""
     if not isinstance(record, Mapping):
         return KINDS["chat"]
     keys = {key for key, value in record.items() if value is not None}

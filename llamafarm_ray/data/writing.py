@@ -75,10 +75,10 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def publish(self) -> bool:
-        """Move the written files to the output; False if the same dataset is there already and stays.
+        """Move the written files to the output; False if the same dataset exists, which then stays.
 
         Raises:
-            ConflictError: another dataset is there and ``overwrite`` is off.
+            ConflictError: the output is another dataset, and ``overwrite`` is off.
         """
 
     @contextlib.contextmanager

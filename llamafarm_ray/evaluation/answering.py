@@ -72,7 +72,7 @@ def answer_held_out(job: EvaluationJob, report: Report, part: int = 0, num_parts
     The base model is loaded once; the adapter is switched off for the baseline.
 
     Args:
-        report: called with what is being done.
+        report: called with the current activity.
         part: number of the worker, from 0.
         num_parts: workers that share the examples, chunk by chunk.
 

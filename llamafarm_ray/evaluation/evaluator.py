@@ -36,7 +36,7 @@ def evaluate(
         baseline: True to measure the base model without the adapter too.
         rival: the model to compare with instead.
         workers: Ray tasks that share the examples; scores don't depend on their number.
-        on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
+        on_progress: called in this thread with the current activity and the fraction of the whole that is done, 0 to 1.
 
     Raises:
         InputError: base model, adapter or rows are unusable.

@@ -1,4 +1,4 @@
-"""Answers of an evaluation under way, so that one that was killed goes on where it was."""
+"""Answers of an evaluation under way, so that a killed one resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KeptBatches:
 
     Args:
         home: folder or bucket.
-        folder: of one evaluation; its name is a digest of what the answers depend on.
+        folder: of one evaluation; its name is a digest of all inputs that the answers depend on.
         weights: digest of the model that answers; empty where the folder is one model's.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 __all__ = ["Report", "part_of"]
 
 Report = Callable[[str, float], None]
-"""Called with what is being done and how much of the whole is done, 0 to 1."""
+"""Called with the current activity and the fraction of the whole that is done, 0 to 1."""
 
 
 def part_of(report: Report, prefix: str, start: float, share: float) -> Report:

@@ -42,7 +42,7 @@ def texts_of(row: Mapping[str, object], names: Sequence[str], where: str) -> tup
     """Return the texts that a row has under one of some names: a text, a number, or a list of them; () without any.
 
     Raises:
-        InputError: they are something else or empty, or two of the names are there.
+        InputError: they are something else or empty, or two of the names are given.
     """
     given = [name for name in names if row.get(name) is not None]
     if len(given) > 1:

@@ -55,7 +55,7 @@ _Item = tuple[str, float] | _Done | _Used | LlamaFarmError
 
 @contextmanager
 def before_each(prepare: Callable[[], None]) -> Iterator[None]:
-    """Have tasks and actors of evaluations that the block starts call a function first, on the machine they run on."""
+    """Make the evaluation tasks and actors that the block starts call a function first, on their machine."""
     token = _before.set(prepare)
     try:
         yield
@@ -70,7 +70,7 @@ def preparation() -> Callable[[], None] | None:
 
 @contextmanager
 def metered(on_use: Callable[[DeviceUse], None]) -> Iterator[None]:
-    """Have a function called with the use of devices by tasks and actors of evaluations that the block starts."""
+    """Call a function with the device use of the evaluation tasks and actors that the block starts."""
     token = _on_use.set(on_use)
     try:
         yield
@@ -110,7 +110,7 @@ def run_all_on_ray(
         function: ``module:name``, so that this process needs no torch. It takes the settings and a callback for
             progress.
         settings: the first argument of each call.
-        on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
+        on_progress: called in this thread with the current activity and the fraction of the whole that is done, 0 to 1.
 
     Raises:
         LlamaFarmError: the function raised it.

@@ -43,8 +43,9 @@ class BenchmarkScores:
         improvement: of the benchmark's first metric over the baseline, with its sign; see `improvement`.
         num_skipped: examples left out, because they are too long or have no answer.
         comparison: by metric, how it compares with the baseline's; see `llamafarm_ray.evaluation.comparison`.
-        digests: of what the scores depend on: ``weights``, ``data``, ``code``, ``template`` and ``settings``, with the
-            ``backend`` by name. Scores whose digests differ in more than the weights can't be ranked together.
+        digests: of the inputs that the scores depend on: ``weights``, ``data``, ``code``, ``template`` and
+            ``settings``, with the ``backend`` by name. Scores whose digests differ in more than the weights can't be
+            ranked together.
         intervals: by metric, the ends of its 95 % confidence interval.
         failures: by reason, examples without a score because what scores them failed.
         method: the way of scoring, for scores that have several.
@@ -243,7 +244,7 @@ def _scores_of(section: Mapping[str, Mapping[str, object]]) -> dict[str, Benchma
 
 
 def improvement(metric: str, value: float, baseline: float) -> str:
-    """Return the difference of ``value`` and ``baseline``, with a sign that tells if the number rose or fell.
+    """Return the difference of ``value`` and ``baseline``, with a sign that shows if the number rose or fell.
 
     Perplexity has no scale of its own, so its change is relative: ``-97.1%`` is good, since lower is better. Every
     other metric rises when a model gets better, and its change is the plain difference: ``+0.05``.

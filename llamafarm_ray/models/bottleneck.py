@@ -1,6 +1,6 @@
 """Bottleneck adapters, and LoRA together with them, as methods of peft, which has neither.
 
-An adapter adds ``scale * up(f(down(x)))`` to what a sub-layer hands on: after attention and after the feed-forward
+An adapter adds ``scale * up(f(down(x)))`` to the output of a sub-layer: after attention and after the feed-forward
 network (Houlsby et al., https://arxiv.org/abs/1902.00751), or after the latter only (Pfeiffer et al.,
 https://arxiv.org/abs/2005.00247). ``up`` starts at zero, so that training starts from the base model exactly.
 

@@ -20,6 +20,6 @@ UNREADABLE = (
 
 
 def first_line(error: BaseException) -> str:
-    """A foreign error in one line: its type and the first line of what it says."""
+    """A foreign error in one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Tensors of a folder's headers held against those of a model, before memory is taken for any."""
+"""Comparison of the tensors of a folder's headers with those of a model, before memory is taken for any."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _MOST_PACKED = 32
 def check_headers(model: PreTrainedModel, folder: Path, *, is_packed: bool, without_head: bool) -> None:
     """Check that a folder's tensors can fill a model, by their names and shapes.
 
-    Transformers makes up what is missing, so a config.json that describes more than its weights would take the memory
-    of what it describes. It also renames, splits and joins tensors of some architectures. Names alone are refused here
+    Transformers initializes missing tensors, so a config.json that describes more than its weights would take the
+    memory of the described model. It also renames, splits and joins tensors of some architectures. Names alone are
+    refused here
     only where no tensor that is left over could have become the missing ones; the rest is for `check_loaded_weights`.
 
     Args:

@@ -89,7 +89,7 @@ def refuse_weights(
         raise InputError(
             f"The weights in {str(folder)!r} are not those of the {type(model).__name__} that its config.json "
             f"describes. Of the tensors {'; '.join(problems)}.",
-            hint="Take config.json and weights of one model, and load it as what it is: an encoder is for "
+            hint="Take config.json and weights of one model, and load it as its kind: an encoder is for "
             "fine_tuning.objective contrastive.",
         )
 

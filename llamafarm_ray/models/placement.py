@@ -42,11 +42,11 @@ class BlockOutputs:
 
 
 def find_block_outputs(linear_layers: Mapping[str, tuple[int, int]], hidden_size: int | None) -> BlockOutputs:
-    """Find the layers by what they are, not by a list of known architectures.
+    """Find the layers by their types, not by a list of known architectures.
 
     Blocks are the numbered modules that hold most linear layers. Of a block's linear layers as wide as the model's
-    hidden vectors, the last one whose name speaks of attention ends attention, and the last other one the
-    feed-forward network.
+    hidden vectors, the last one with attention in its name ends attention, and the last other one the feed-forward
+    network.
 
     Args:
         linear_layers: inputs and outputs of each linear layer by its dotted name, in the order of definition.

@@ -48,7 +48,7 @@ def pooling_of(base: Path) -> Pooling:
     """Return the pooling of a base model's vectors: its files', else the mean.
 
     Raises:
-        InputError: they ask for what can't be served.
+        InputError: they ask for features that can't be served.
     """
     return read_pooling(base) or "mean"
 
@@ -57,7 +57,7 @@ def pools_otherwise(adapter: Path, base: Path) -> bool:
     """Return True if an adapter's files name another pooling than its base model's.
 
     Raises:
-        InputError: one of them asks for what can't be served.
+        InputError: one of them asks for a feature that can't be served.
     """
     return read_pooling(adapter) not in {None, pooling_of(base)}
 

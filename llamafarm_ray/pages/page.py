@@ -17,7 +17,7 @@ def page(title: str, parts: Iterable[str], *, css: str = "", script: str = "") -
         title: of the window, as plain text.
         parts: pieces of HTML; empty ones are left out.
         css: rules after those that all pages share.
-        script: JavaScript that runs once the page is there.
+        script: JavaScript that runs once the page is loaded.
     """
     body = "\n".join(part for part in parts if part)
     policy = "default-src 'none'; style-src 'unsafe-inline'" + ("; script-src 'unsafe-inline'" if script else "")

@@ -109,11 +109,11 @@ class RegistryApi(ABC):
 
     @abstractmethod
     def submit(self, command: Command, *, reason: str = "", idempotency_key: str | None = None) -> Outcome:
-        """Have a command done: once it returns, what follows is on disk and in every later state.
+        """Run a command: once it returns, its events are on disk and in every later state.
 
         Raises:
             AccessDeniedError: the principal lacks the right. The refusal is recorded.
-            InputError: it holds what can't be kept, or would register files that nobody stored.
+            InputError: it holds a value that can't be kept, or would register files that are not stored.
             PolicyError: a rule forbids it. The refusal is recorded.
             ConflictError: the state does not allow it, or too many writers race.
             NotFoundError: it is about what does not exist.
@@ -204,7 +204,7 @@ class RegistryApi(ABC):
         return self.state.resolve(record_ref(record))
 
     def unalias(self, name: str, alias: str, *, reason: str = "") -> None:
-        """Have an alias point at nothing; its history stays.
+        """Remove an alias; its history stays.
 
         Raises:
             NotFoundError: there is no such alias.

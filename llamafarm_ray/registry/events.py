@@ -40,8 +40,10 @@ __all__ = [
     "RolloutStepped",
     "RolloutStopped",
     "SourceDocument",
+    "StatedFacts",
     "VersionDeprecated",
     "VersionEvent",
+    "VersionFacts",
     "VersionPurged",
     "VersionRegistered",
     "VersionRetired",
@@ -74,7 +76,7 @@ class AdapterFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_TEXT)
 
-    proved: bool = Field(description="Whether it was proved against its base; where not, that is done at each load.")
+    proved: bool = Field(description="True if it was proved against its base; if not, that is done at each load.")
     not_for_vllm: str = Field(default="", description="A feature that vLLM can't serve, so another engine is chosen.")
     renamed: str = Field(default="", description="The change of its tensors' names, if there was one.")
 
@@ -83,33 +85,43 @@ WEIGHTS = "weights"
 """The parameter that names the format of the files of a quantized version, and of an adapter in GGUF."""
 
 
-class VersionRegistered(VersionEvent):
+class StatedFacts(_Event):
+    """Facts about a version that a user may state at its registration; what is left out comes from the run's record."""
+
+    base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
+    method: str = Field(default="", description="Training method: lora, qlora, full, ...")
+    dataset: str = Field(default="", description="The dataset's name.")
+    run: str = Field(default="", description="The training run that made it.")
+    license: str = Field(default="", description="SPDX id.")
+    usage_restrictions: str = ""
+    capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
+    domain: str = ""
+    description: str = ""
+    tags: tuple[TagText, ...] = Field(default=(), max_length=100)
+
+
+class VersionFacts(StatedFacts):
+    """Facts about a version: those that a user states, and those that the record of its run adds."""
+
+    base_digest: DigestText | None = Field(default=None, description="Manifest digest of the base's files.")
+    derived_from: tuple[DigestText, ...] = Field(
+        default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
+    )
+    parameters: JsonObject = Field(default_factory=dict)
+    dataset_digest: DigestText | None = None
+    config_digest: DigestText | None = None
+    metrics: JsonObject = Field(default_factory=dict, description="Evaluation results at registration.")
+
+
+class VersionRegistered(VersionFacts, VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
     type: Literal["version_registered"] = "version_registered"
     kind: ModelKind
     manifest: DigestText = Field(description="Digest of the manifest that lists its files.")
     size_bytes: int = Field(ge=0)
-    base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
-    base_digest: DigestText | None = Field(default=None, description="Manifest digest of the base's files.")
-    derived_from: tuple[DigestText, ...] = Field(
-        default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
-    )
-    method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
-    parameters: JsonObject = Field(default_factory=dict)
-    dataset: str = Field(default="", description="The dataset's name.")
-    dataset_digest: DigestText | None = None
-    config_digest: DigestText | None = None
-    run: str = Field(default="", description="The training run that made it.")
     code_version: str = ""
-    metrics: JsonObject = Field(default_factory=dict, description="Evaluation results at registration.")
-    license: str = Field(default="", description="SPDX id.")
-    usage_restrictions: str = ""
-    capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
-    resources: JsonObject = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
-    domain: str = ""
-    description: str = ""
-    tags: tuple[TagText, ...] = Field(default=(), max_length=100)
+    resources: JsonObject = Field(default_factory=dict, description="Needed resources: memory_bytes, gpus, ...")
     adapter: AdapterFacts | None = None
 
     @property
@@ -173,7 +185,7 @@ class AliasMoved(_Event):
     model: ModelName
     alias: Name
     version: SemVer
-    is_rollback: bool = Field(default=False, description="Back to what it pointed at before.")
+    is_rollback: bool = Field(default=False, description="True for a move back to the earlier target.")
 
 
 class AliasRemoved(_Event):
@@ -187,7 +199,7 @@ class AliasRemoved(_Event):
 class _RolloutEvent(_Event):
     model: ModelName
     alias: Name
-    number: int = Field(ge=1, description="Which rollout of the alias it is, counted from 1.")
+    number: int = Field(ge=1, description="Number of the alias's rollout, counted from 1.")
 
 
 class RolloutStarted(_RolloutEvent):
@@ -217,7 +229,7 @@ class RolloutPaused(_RolloutEvent):
 
 
 class RolloutResumed(_RolloutEvent):
-    """The rollout goes on where it was paused."""
+    """The rollout continues from where it was paused."""
 
     type: Literal["rollout_resumed"] = "rollout_resumed"
 

@@ -33,7 +33,7 @@ __all__ = [
 
 FORMAT = 3
 """The format of new commits, raised when stricter rules decide what may be committed, or when a home holds files that
-older releases don't know: they refuse a log of a newer format, and so remove nothing. From 2 on, approvals belong to a
+older releases can't read: they refuse a log of a newer format, and so remove nothing. From 2 on, approvals belong to a
 principal's token, removals of aliases and steps of rollouts pass the alias's rules, and licences of the base count.
 From 3 on, files may be stored in chunks."""
 STRICT_FORMAT = 2
@@ -144,7 +144,7 @@ class CommitLog:
 
         Raises:
             LostRaceError: another writer added it meanwhile; nothing was written.
-            StorageError: the home can't be written; the commit may be there or not, reading the log tells.
+            StorageError: the home can't be written; the commit may be there or not; read the log to find out.
         """
         commit = Commit(
             sequence=head.sequence + 1,
@@ -178,7 +178,7 @@ class CommitLog:
             raise IntegrityError(f"The commit {self._home.uri}/{commit_name(sequence)} is damaged.") from None
 
     def last_sequence(self) -> int:
-        """The highest number that the folder lists, whether or not the ones before are there; 0 for an empty log."""
+        """The highest number that the folder lists, even if some before it are missing; 0 for an empty log."""
         numbers = (name.removesuffix(".json") for name in self._home.names(_FOLDER))
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 

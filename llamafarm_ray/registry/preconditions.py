@@ -25,7 +25,7 @@ class Preconditions:
     """Checks a writer and its store before each commit, at the cost of a comparison.
 
     The store is probed before the first commit. From then on its time is the probed one plus what passed since, by a
-    clock that can't be set. Where this machine's clock differs, the store is asked again before a commit is refused.
+    clock that can't be set. If this machine's clock differs, the store is asked again before a commit is refused.
 
     Args:
         home: home for commits.
@@ -36,7 +36,7 @@ class Preconditions:
         self._clock = clock
         self._is_probed = False
         self._offset: dt.timedelta | None = None
-        """The store's time less the time that has passed; ``None`` where the store tells no time."""
+        """The store's time less the time that has passed; ``None`` if the store reports no time."""
 
     def check(self) -> None:
         """Check that a commit may be written now.

@@ -96,7 +96,7 @@ def check_alias(alias: str) -> None:
 def check_new_alias(alias: str, state: RegistryState, model: str | None = None) -> None:
     """Check that a text can be an alias that people and clients don't take for something else.
 
-    Aliases that are there already stay usable.
+    Existing aliases stay usable.
 
     Args:
         model: the alias's model; by default the alias is meant for all models, by its rules.

@@ -67,10 +67,10 @@ class Guards(_Value):
         default=None, description="Share of the candidate's requests that may fail, whatever the baseline does."
     )
     max_error_ratio: float | None = Field(
-        default=None, ge=1, le=1000, description="How many times the baseline's odds of failing the candidate may have."
+        default=None, ge=1, le=1000, description="Largest ratio of the candidate's odds of failing to the baseline's."
     )
     max_latency_ratio: float | None = Field(
-        default=None, ge=1, le=1000, description="How many times the baseline's 95th percentile latency it may take."
+        default=None, ge=1, le=1000, description="Largest ratio of its 95th percentile latency to the baseline's."
     )
     min_feedback: Probability | None = Field(
         default=None, description="Mean rating (0 to 1) that users must give the candidate's answers."
@@ -81,7 +81,7 @@ class Guards(_Value):
         "'not significantly worse than production'.",
     )
     confidence: float = Field(
-        default=0.99, ge=0.5, lt=1, description="How sure it must be that a guard is broken; over the whole rollout."
+        default=0.99, ge=0.5, lt=1, description="Confidence that a guard is broken, over the whole rollout."
     )
 
 
@@ -98,7 +98,7 @@ class _Plan(_Value):
     min_requests: int = Field(
         default=100, ge=1, le=10**9, description="Requests the candidate must have answered before it is judged good."
     )
-    automatic: bool = Field(default=True, description="Whether it is promoted without anybody saying so.")
+    automatic: bool = Field(default=True, description="True if it is promoted without a command.")
 
 
 class _Stepwise(_Plan):
@@ -143,7 +143,7 @@ class AbPlan(_Plan):
     kind: Literal["ab"] = "ab"
     percent: float = Field(default=50, gt=0, lt=100)
     metric: Literal["feedback", "error_rate", "latency"] = "feedback"
-    confidence: float = Field(default=0.95, ge=0.5, lt=1, description="How sure it must be which variant is better.")
+    confidence: float = Field(default=0.95, ge=0.5, lt=1, description="Confidence that one variant is better.")
     max_requests: int = Field(default=100_000, ge=1, description="Requests of both variants after which it ends.")
 
     @model_validator(mode="after")

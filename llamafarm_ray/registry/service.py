@@ -112,7 +112,7 @@ class RegistryService(RegistryApi):
         idempotency_key: str | None = None,
         identity: Identity | None = None,
     ) -> Outcome:
-        """Have a command done, see :meth:`RegistryApi.submit`.
+        """Run a command, see :meth:`RegistryApi.submit`.
 
         Args:
             reason: reason, for the history.
@@ -171,7 +171,7 @@ class RegistryService(RegistryApi):
         self._snapshots.join()
 
     def on_commit(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called, on whichever thread, after every commit that this object takes in."""
+        """Call ``listener``, on any thread, after every commit that this object takes in."""
         self._listeners.append(listener)
 
     def _open(self) -> None:

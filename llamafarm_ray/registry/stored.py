@@ -25,8 +25,8 @@ def names_stored(command: Command) -> TypeGuard[Register | RegisterDataset]:
 class StoredManifests:
     """Manifests that were found stored, with the generation of each of their files.
 
-    A file goes only after a commit that condemns its generation, so what was seen under a generation is there for as
-    long as the state still has that one; nobody looks at the disk again for it.
+    A file goes only after a commit that condemns its generation, so a file that was seen under a generation is there
+    for as long as the state still has that one. The disk is not read again for it.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StoredManifests:
 def with_stored(state: RegistryState, content: ContentStore, command: _Command) -> _Command:
     """The command with the generation that each of its files is stored under, so that it fails if one is condemned.
 
-    Files that the command names itself were published by who asks, and are not looked up again.
+    Files that the command names itself were published by the caller, and are not looked up again.
 
     Raises:
         ContentMovedError: the files that the command names were condemned meanwhile.

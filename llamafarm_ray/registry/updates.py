@@ -26,7 +26,7 @@ class Update:
 
     Attributes:
         state: the whole state, where too many commits were missed or the watcher's state is of another log.
-        is_replaced: another log was restored in place of the one that the watcher knows; ``state`` counts.
+        is_replaced: another log was restored in place of the watcher's; ``state`` counts.
     """
 
     commits: tuple[Commit, ...] = ()
@@ -82,7 +82,7 @@ class UpdateFeed:
         """Return the news since a watcher's state as soon as there is any; an empty update when the time has passed.
 
         Args:
-            sequence: the newest commit that the watcher knows.
+            sequence: the newest commit that the watcher has.
             last_key: the idempotency key of the last change in it.
             timeout_s: timeout in seconds.
 

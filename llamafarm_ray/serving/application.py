@@ -173,7 +173,7 @@ def _served(config: Config, registry: RegistryApi, base: BaseModel, engine: Engi
 
 
 def _check(llm_config: LlmConfig) -> None:
-    """Make sure that vLLM knows every option that it is given; importing it takes seconds.
+    """Make sure that vLLM has every option that it is given; importing it takes seconds.
 
     Raises:
         InputError: it does not.

@@ -5,7 +5,7 @@ Ray has no setting for what this adds:
 - **No splicing.** Ray's configuration has ``option splice-request`` and ``option abortonclose``. With both, HAProxy 2.8
   keeps all of its threads busy for nothing when a client that sent its request in two pieces (as httpx does) goes
   before the answer: until that comes. Five such clients made an engine's start twice as long. HAProxy's ``-dS`` turns
-  splicing off, and what is sent here is small.
+  splicing off, and messages here are small.
 - **A time for headers** (``LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S``, 10), without which a client may send them for ever.
 - **More headers than the gateway allows**, so that the gateway refuses them, in OpenAI's shape.
 - **Pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
@@ -15,7 +15,7 @@ Ray has no setting for what this adds:
 - **Errors in that shape** for replicas and routers that can't be reached. A request that HAProxy can't read as HTTP, or
   whose headers take too long, it answers in HTML before any of its settings hold.
 
-The settings are written into Ray's own file: Ray writes that anew before each start, never reads it, and knows its
+The settings are written into Ray's own file: Ray writes that anew before each start, never reads it, and finds its
 HAProxy processes by that path among their arguments.
 """
 

@@ -55,8 +55,8 @@ class ContentStore:
     """Blobs and manifests below a home, and a node-local cache of unpacked versions.
 
     Bytes stored under a digest have a generation. A collector of garbage condemns one generation of a digest before it
-    deletes it; whoever publishes the same bytes afterwards writes the next one. So a collector that was paused can't
-    delete what was published meanwhile.
+    deletes it; a later publication of the same bytes writes the next one. So a collector that was paused can't delete
+    newer files.
 
     A download compresses what was not used for ``$LLAMAFARM_CACHE_COMPRESS_AFTER`` (``30d``) in the cache; without the
     variable nothing is compressed by itself.
@@ -171,9 +171,9 @@ class ContentStore:
     def pull(self, digest: Digest, *, still_wanted: Callable[[], None] | None = None) -> Path:
         """The local folder with a version's files, every byte hashed by this call.
 
-        Of several callers, in any processes of the node, one downloads; a download that was killed is continued; what
-        was damaged in the cache is downloaded again. Until :meth:`release`, once for each pull, or the process's end
-        nobody evicts it.
+        Of several callers, in any processes of the node, one downloads; a download that was killed is continued;
+        damaged files in the cache are downloaded again. The folder is not evicted until :meth:`release` was called once
+        for each pull, or the process ends.
 
         Args:
             still_wanted: called before a download, once a lease keeps the version from being collected; it may raise.

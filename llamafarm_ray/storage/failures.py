@@ -14,7 +14,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 """The error numbers of a full disk or an exhausted quota."""
 
 _CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile in AWS_PROFILE."
-_RIGHTS = "Check the credentials and what they are allowed to do."
+_RIGHTS = "Check the credentials and their permissions."
 _NETWORK = "Check the network and, where the store is not Amazon's, AWS_ENDPOINT_URL."
 _HINTS = {
     "NoCredentialsError": _CREDENTIALS,

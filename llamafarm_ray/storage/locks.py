@@ -1,7 +1,7 @@
 """File locks between threads and processes (flock), for a block, and for as long as a process lives.
 
-Lock files are never deleted: whoever waits for one would then hold a lock that nobody else sees. A lock goes with its
-process, however that ends.
+Lock files are never deleted: a waiting process would then hold a lock that no other process sees. A lock ends with its
+process.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _SAYS = (
 
 
 def check_exclusive(home: Location) -> dt.datetime | None:
-    """Check that a store refuses to create a name that is taken, and return its time where the refusal tells it.
+    """Check that a store refuses to create a name that is taken, and return the store's time if the refusal has it.
 
     A folder on this machine is not probed: its file system decides. The marker stays, so that later probes of the same
     store take one request.
@@ -45,7 +45,7 @@ def check_exclusive(home: Location) -> dt.datetime | None:
 
 
 def store_time(home: Location) -> dt.datetime | None:
-    """Return the time by a store's own clock, that of a file written just now; ``None`` where the store tells none.
+    """Return the time by a store's own clock, that of a file written just now; ``None`` if the store reports none.
 
     Raises:
         StorageError: the store can't be written.

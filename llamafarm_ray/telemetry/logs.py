@@ -62,7 +62,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(environment: Mapping[str, str] | None = None) -> None:
-    """Have this process's records carry ids and, where the environment says so, be written as JSON. May be repeated."""
+    """Add ids to this process's records and, if the environment asks for it, write them as JSON. May be repeated."""
     make = logging.getLogRecordFactory()
     if not isinstance(make, _WithIds):
         logging.setLogRecordFactory(_WithIds(make))

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 PROTOCOL: Final = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-"""Environment variable of the protocol that a collector speaks."""
+"""Environment variable of a collector's protocol."""
 _GRPC: Final = "grpc"
 _HTTP: Final = "http/protobuf"
 _CLOSE_S: Final = 2.0
@@ -65,12 +65,12 @@ def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> s
 
 
 def protocol(environment: Mapping[str, str]) -> str:
-    """Return the protocol that a collector speaks: ``grpc`` or ``http/protobuf``."""
+    """Return a collector's protocol: ``grpc`` or ``http/protobuf``."""
     return environment.get(PROTOCOL) or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL") or _HTTP
 
 
 def is_grpc(environment: Mapping[str, str]) -> bool:
-    """Return True if a collector speaks gRPC."""
+    """Return True if a collector uses gRPC."""
     return protocol(environment) == _GRPC
 
 

@@ -3,8 +3,8 @@
 A checkpoint is a folder ``step-00000120-1f3a`` with a safetensors file from each worker and ``checkpoint.json``, which
 is written last and lists the files with their digests and its own: without it the folder does not count, and a file
 that differs from it makes the whole checkpoint count as damaged. The files hold trained parameters and the optimizer's
-averages as whole tensors by name, each parameter in one of them. So a checkpoint says nothing of who wrote it, and one
-worker may go on from what four wrote, with ZeRO or without.
+averages as whole tensors by name, each parameter in one of them. So a checkpoint does not depend on its writers: one
+worker may resume from the files of four, with ZeRO or without.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class CheckpointStore:
 
     Args:
         location: the run's folder; they lie in ``checkpoints/`` there.
-        fingerprint: of what the run trains on and with; checkpoints of another are not its own.
+        fingerprint: of the run's inputs and settings; checkpoints with another digest are not its own.
         keep: number of latest ones that stay, besides the one with the lowest validation loss.
     """
 

@@ -21,7 +21,7 @@ from llamafarm_ray.training.strategies import Strategy
 __all__ = ["StepHook", "mean_loss", "seed_step", "train_steps"]
 
 _MAX_OVERFLOWS = 50
-"""fp16 steps in a row that may be left out; the loss scale is then 2^-50 of what it was."""
+"""fp16 steps in a row that may be left out; the loss scale is then 2^-50 of its earlier value."""
 
 
 class StepHook(Protocol):

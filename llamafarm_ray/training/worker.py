@@ -349,7 +349,7 @@ def _build_model(job: TrainingJob, method: Method, objective: Objective, strateg
 
 
 def _save(job: TrainingJob, method: Method, objective: Objective, module: PreTrainedModel, strategy: Strategy) -> int:
-    """Write the trained weights, the tokenizer, and what the objective adds, on rank 0.
+    """Write the trained weights, the tokenizer, and the objective's own files, on rank 0.
 
     Returns:
         The number of trained parameters.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from llamafarm_ray.config import Domain
+from llamafarm_ray.config import LOW_RANK_METHODS, Domain
 from llamafarm_ray.tuning.plan import Suggestion
 
 __all__ = ["AutoSpace", "automatic_space"]
@@ -22,7 +22,6 @@ _EPOCHS: Final = "fine_tuning.training.epochs"
 _FEW_ROWS, _MANY_ROWS = 1_000, 20_000
 _ATTENTION: Final = ("q_proj", "v_proj")
 """The layers of LoRA's paper (Hu et al. 2021, section 7.1), where a model calls them so."""
-_LOW_RANK: Final = ("lora", "qlora", "hybrid_lora_adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def automatic_space(
         _SCHEDULE: Domain("choice", ("cosine", "linear", "constant")),
         _EPOCHS: Domain("choice", tuple(float(one) for one in epochs)),
     }
-    has_rank = any(method in _LOW_RANK for method in methods)
+    has_rank = any(method in LOW_RANK_METHODS for method in methods)
     if has_rank:
         domains[_RANK] = Domain("choice", (8, 16, 32, 64))
         reasons.append("Ranks 8 to 64: 64 is the highest that is served without reserving more memory.")

@@ -110,7 +110,7 @@ class Journal:
         self._close_session()
 
     def begin(self, sweep: SweepFacts) -> bool:
-        """Begin a session. Returns whether an earlier one is continued.
+        """Begin a session. Return True if an earlier one is continued.
 
         Raises:
             ConflictError: the folder holds another sweep.

@@ -77,7 +77,7 @@ class Planner:
         self.ended_because = ""
         """Why there is no further trial, once there is none."""
         self.is_waiting = False
-        """Whether `next` has no trial now, but may have one when one that runs has ended."""
+        """True if `next` has no trial now, but may have one when a running trial has ended."""
         known = list(journal.records.values())
         self._interrupted = deque(record for record in known if record.state is State.RUNNING)
         ended = (record for record in known if record.state is not State.RUNNING)

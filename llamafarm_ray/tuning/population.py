@@ -47,7 +47,7 @@ class Population:
     def gives_up(self, number: int, point: int, value: float, records: Mapping[int, Record]) -> bool:
         """Return True if a trial ends here, as one of the worst that reached this point; ties go on.
 
-        With fewer trials at that point than one quantile needs, nobody is the worst. A trial that goes on after an
+        With fewer trials at that point than one quantile needs, none is the worst. A trial that goes on after an
         interruption says again what it said before; that was decided then.
 
         Args:

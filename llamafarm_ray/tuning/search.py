@@ -99,7 +99,7 @@ class OptunaSearch(Searcher):
         return optuna.create_study(direction=self._direction, sampler=sampler)
 
     def propose(self, number: int, attempt: int) -> dict[str, object] | None:
-        """See `Searcher.propose`; where the sampler insists on what was tried already, a random draw."""
+        """See `Searcher.propose`; a random draw if the sampler repeats a trial."""
         if number in self._asked:
             self._study.tell(self._asked.pop(number), state=TrialState.FAIL)
         if attempt >= _PATIENCE:
@@ -108,7 +108,7 @@ class OptunaSearch(Searcher):
         return {key: _value(self._space.domains[key], found) for key, found in trial.params.items()}
 
     def tell(self, record: Record) -> None:
-        """See `Searcher.tell`. Values that no trial got (they had no effect) are forgotten."""
+        """See `Searcher.tell`. Values that no trial got (they had no effect) are removed."""
         asked = self._asked.pop(record.number, None)
         if asked is not None:
             self._study.tell(asked, state=TrialState.FAIL)

@@ -30,7 +30,7 @@ class Watch:
 
     Args:
         sweep: rules for running trials.
-        planner: says what is tried next.
+        planner: chooses the next trial.
         on_change: called with all trials when something happened, and every second.
         running: since when trials run (``time.monotonic``), by number.
         error: error that ends the sweep, or None.

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import Distributed, MethodParameters
+from llamafarm_ray.config import METHODS, Distributed, MethodParameters
 from llamafarm_ray.training.decided import DecidedTraining
-from llamafarm_ray.training.estimate import METHODS, ModelShape, Setup, estimate_memory
+from llamafarm_ray.training.estimate import ModelShape, Setup, estimate_memory
 
 GOAL = 0.15
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1024**2)}

@@ -14,7 +14,7 @@ from llamafarm_ray.cli.main import run
 from llamafarm_ray.client import NoModelFitsError, select_model
 from llamafarm_ray.workflows.deployments.deployed import APPLICATION
 from llamafarm_ray.workflows.deployments.status import cluster_status
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 PROMPT = "The capital of France"
 SECOND, THIRD = "second", "third"
@@ -28,7 +28,9 @@ def scholar(served, tmp_path_factory):
     adapter = make_adapter(served.base, folder / "adapter", seed=40)
     results = folder / "results.json"
     results.write_text('{"accuracy": 0.9}', encoding="utf-8")
-    asked = Registration(adapter, name="scholar", capabilities=("qa",), performance_metrics=results, alias="production")
+    asked = Registration(
+        adapter, name="scholar", performance_metrics=results, alias="production", facts=stated(capabilities=("qa",))
+    )
     register(served.registry, asked)
     assert served.complete("scholar").status_code == 200
     return adapter
@@ -76,7 +78,9 @@ def poet(served, applications, tmp_path_factory):
     folder = tmp_path_factory.mktemp("poet")
     base = make_tiny_model(folder / "other", hidden_size=64, seed=7)
     adapter = make_adapter(base, folder / "adapter", seed=41)
-    register(served.registry, Registration(adapter, name="poet", capabilities=("rhymes",), alias="production"))
+    register(
+        served.registry, Registration(adapter, name="poet", alias="production", facts=stated(capabilities=("rhymes",)))
+    )
     url = applications(THIRD, base, adapters=["poet:1.0.0"])
     # Controllers look around every five seconds.
     wait_until(lambda: auto(served, task="rhymes").status_code == 307, 60)

@@ -39,12 +39,14 @@ def deployment(ray_cluster, adapters, tmp_path_factory):
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deployments.deploy import deploy
     from llamafarm_ray.workflows.deployments.undeploy import undeploy
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
     base, folders = adapters
     registry = open_registry(str(tmp_path_factory.mktemp("home")))
     for number, folder in enumerate(folders):
-        asked = Registration(folder, name="bot", method="adapter", alias="production" if number == 0 else None)
+        asked = Registration(
+            folder, name="bot", alias="production" if number == 0 else None, facts=stated(method="adapter")
+        )
         register(registry, asked)
     serve.shutdown()  # another module's may listen at another port
     config = parse_config(

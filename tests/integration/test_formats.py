@@ -31,14 +31,17 @@ def deployment(request, ray_cluster, bases, tmp_path_factory):
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deployments.deploy import deploy
     from llamafarm_ray.workflows.deployments.undeploy import undeploy
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
     folder = tmp_path_factory.mktemp(request.param)
     registry = open_registry(str(folder / "home"))
     for number, base in enumerate(bases):
         WRITERS[request.param](base, folder / str(number))
         asked = Registration(
-            folder / str(number), name="bot", base_model=str(bases[0]), alias=None if number else "production"
+            folder / str(number),
+            name="bot",
+            alias=None if number else "production",
+            facts=stated(base_model=str(bases[0])),
         )
         register(registry, asked)
     serve.shutdown()  # another module's may listen at another port

@@ -172,13 +172,13 @@ def test_deploy_serves_quantized_weights_and_an_adapter_that_was_evaluated_on_th
     from llamafarm_ray.workflows.deployments.deploy import deploy
     from llamafarm_ray.workflows.deployments.undeploy import undeploy
     from llamafarm_ray.workflows.models.quantize import quantize
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
     registry = open_registry(str(tmp_path / "home"))
     register(registry, Registration(base, name="tiny"))
     folder = quantize(registry, "tiny", tmp_path / "int4", scheme="int4", measure=None).path
     quantized = register(registry, Registration(folder, name="tiny-int4"))
-    register(registry, Registration(adapter, name="bot", base_model="tiny"))
+    register(registry, Registration(adapter, name="bot", facts=stated(base_model="tiny")))
     registry.record_metrics("bot:1.0.0", {"evaluated_on": {quantized.registered.manifest: {"accuracy": 1.0}}})
     deployment = {"port": free_port(), "max_lora_rank": 16, "adapters": ["bot"]}
     config = parse_config({"base_model": "tiny-int4", "deployment": deployment})

@@ -140,7 +140,7 @@ def test_the_key_says_what_there_is_to_choose_from(choose, monkeypatch):
             choose(url=url, key=BEN)
         monkeypatch.setenv("OPENAI_API_KEY", ANN)
         assert choose(url=url).version == "bot:1.0.0"
-        with pytest.raises(AccessDeniedError, match="does not take the key"):
+        with pytest.raises(AccessDeniedError, match="refuses the key"):
             choose(url=url, key="wrong")
 
 

@@ -24,7 +24,7 @@ def usage(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show who asks which version for what: requests, tokens, seconds of devices, last use."""
+    """Show usage by caller and version: requests, tokens, seconds of devices, last use."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.accounting.usage import last_days, report_usage, usage_dict
 

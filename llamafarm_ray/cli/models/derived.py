@@ -30,11 +30,11 @@ def register_derived(
         the new version, if it was registered.
 
     Raises:
-        UserError: the registry does not take it.
+        UserError: the registry refuses it.
     """
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
-    return register(registry, Registration(folder, name=name, base_model=base_model)) if name else None
+    return register(registry, Registration(folder, name=name, facts=stated(base_model=base_model))) if name else None
 
 
 def show_derived(

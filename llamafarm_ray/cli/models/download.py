@@ -96,7 +96,7 @@ class TransferLine:
         self._lock = threading.Lock()
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Draw it anew, ten times a second at most."""
+        """Redraw it, ten times a second at most."""
         now = time.monotonic()
         with self._lock:
             if now - self._drawn_at < _SECONDS_BETWEEN and done != total:

@@ -56,7 +56,7 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", help="Folder to write.")] = None,
     overwrite: Overwrite = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget an unfinished run with this output; else it goes on.")
+        bool, typer.Option("--restart", help="Discard an unfinished run with this output; otherwise it is resumed.")
     ] = False,
     register_it: RegisterResult = False,
     overrides: Overrides = None,

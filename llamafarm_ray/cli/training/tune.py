@@ -69,7 +69,7 @@ def command(
 ) -> None:
     """Try many settings, keep the best. Without tuning.parameters it chooses by itself what to try.
 
-    Killed at any time, the same command goes on.
+    After a kill at any time, the same command resumes.
     """
     flags = {
         "dataset.path": dataset,
@@ -126,7 +126,7 @@ def _tune(
         return
     show_sweep(tuned, config.tuning.metric)
     if tuned.path is None:
-        say("No trial finished. The same command with a larger --budget goes on with those that began.")
+        say("No trial finished. The same command with a larger --budget resumes them.")
         return
     next_step = (
         f"Registered {record.ref}." if record else f"Register it: llamafarm models register --model {tuned.path}"
@@ -193,7 +193,7 @@ def _settings(record: Record) -> str:
 
 
 def show_sweep(tuned: TunedModel, metric: str) -> None:
-    """All trials, the best first, and what they showed."""
+    """All trials with their results, the best first."""
     from llamafarm_ray.pages import duration
     from llamafarm_ray.tuning.explain import plain
 

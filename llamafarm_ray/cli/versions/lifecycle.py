@@ -75,7 +75,7 @@ def sign(
 
 
 def deprecate(reference: Reference, message: Message = "", home: Home = None, as_json: Json = False) -> None:
-    """Tell people to use another version; this one goes on working."""
+    """Tell users to use another version; this one keeps working."""
     from llamafarm_ray.registry import open_registry
 
     record = open_registry(home).deprecate(reference, message)

@@ -49,24 +49,26 @@ def command(
 ) -> None:
     """Give a trained folder a name and a version that never changes."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.versions.register import Registration, register
+    from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
     asked = Registration(
         folder=_one_folder(folder, model),
         name=name,
         version=version,
         bump=bump,
-        base_model=base_model,
-        method=method,
-        dataset=dataset,
+        facts=stated(
+            base_model=base_model,
+            method=method,
+            dataset=dataset,
+            run=run,
+            domain=domain,
+            description=description,
+            license=license_,
+            usage_restrictions=usage_restrictions,
+            capabilities=tuple(capability or ()),
+            tags=tuple(tag or ()),
+        ),
         performance_metrics=performance_metrics,
-        run=run,
-        domain=domain,
-        description=description,
-        license=license_,
-        usage_restrictions=usage_restrictions,
-        capabilities=tuple(capability or ()),
-        tags=tuple(tag or ()),
         alias=alias,
         idempotency_key=idempotency_key,
         fix_names=fix_names,

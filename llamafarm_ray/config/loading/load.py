@@ -178,7 +178,7 @@ def _line(finding: Finding, values: Mapping[Path, Given]) -> str:
 
 
 def _nested(values: Mapping[Path, Given]) -> dict[str, Any]:
-    """The flat values as nested mappings; a section that is there as null gives way to keys inside of it."""
+    """The flat values as nested mappings; keys inside a section replace a null in its place."""
     table: dict[str, Any] = {}
     for path in sorted(values, key=len):
         here = table

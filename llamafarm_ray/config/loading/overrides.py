@@ -69,7 +69,7 @@ def _split_position(key: str) -> tuple[str, int | None]:
 
 
 def _replace_element(single: Placement, below: Placement, position: int) -> None:
-    """Make the value of the one key in ``single`` the list that is there already, with one element changed."""
+    """Make the value of the one key in ``single`` the existing list, with one element changed."""
     for path, given in list(single.values.items()):
         info = layout().leaves.get(path)
         there = (

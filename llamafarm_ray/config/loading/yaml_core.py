@@ -1,8 +1,8 @@
 """A YAML loader for configurations: YAML 1.2's core schema, plain values only, repeated keys noticed.
 
-PyYAML speaks YAML 1.1, in which ``2e-4`` is a text, ``no`` is false, ``1:30`` is 90 and ``010`` is 8. A
-configuration in which a learning rate silently becomes a text is worse than none, so plain scalars are resolved here
-by the tables of https://yaml.org/spec/1.2.2/#103-core-schema.
+PyYAML reads YAML 1.1, in which ``2e-4`` is a text, ``no`` is false, ``1:30`` is 90 and ``010`` is 8. A configuration in
+which a learning rate silently becomes a text is worse than none, so plain scalars are resolved here by the tables of
+https://yaml.org/spec/1.2.2/#103-core-schema.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class Table(dict[Any, object]):
-    """A mapping as it was written: it remembers which of its keys were written more than once."""
+    """A mapping as it was written: it records the keys that were written more than once."""
 
     def __init__(self, pairs: Iterable[tuple[object, object]] = ()) -> None:
         super().__init__()

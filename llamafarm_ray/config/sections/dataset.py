@@ -148,14 +148,14 @@ class DatasetConfig(Section):
         description="Several datasets that exist, instead of `path`: each one's path and its weight, {qa.jsonl: 3, "
         "chats: 1}. An epoch has as many rows as all of them; weights say whose.",
     )
-    source: Source = section(Source, "What a new dataset is made from.")
+    source: Source = section(Source, "Source of a new dataset.")
     format: DatasetFormat | None = Field(
         default=None,
         description="Short for preprocessing.format; 'auto_generate_qa' asks for question and answer pairs.",
     )
     preprocessing: Preprocessing = section(Preprocessing, "From documents to examples.")
     validation: DatasetValidation = section(DatasetValidation, "The held-out split.")
-    quality_control: QualityControl = section(QualityControl, "What examples must be like.")
+    quality_control: QualityControl = section(QualityControl, "Requirements that examples must meet.")
     synthetic_generation: SyntheticGeneration = section(SyntheticGeneration, "Invented examples.")
     augmentation: Augmentation = section(Augmentation, "Changed copies of examples; true: with its defaults.")
 

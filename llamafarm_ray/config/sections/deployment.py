@@ -98,7 +98,7 @@ class Deployment(Section):
         le=10000,
         description="Copies of the model that answer; the first number if scaled, which may be 0 if that scales to 0.",
     )
-    resources: Resources = section(Resources, "What each replica needs.")
+    resources: Resources = section(Resources, "Resources that each replica needs.")
     engine: EngineName = Field(
         default="auto",
         description="Engine that computes the answers; auto: the one for the files, and vllm rather than transformers.",
@@ -135,8 +135,8 @@ class Deployment(Section):
         default=(),
         description="Origins, such as https://chat.example.com, whose web pages may send requests; '*' is every one.",
     )
-    limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
-    journal: Journal = section(Journal, "What is recorded of requests for `models health` and `models usage`.")
+    limits: Limits = section(Limits, "Limits for each key, and the queue of requests.")
+    journal: Journal = section(Journal, "Records of requests for `models health` and `models usage`.")
     log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs, and into traces.")
     otlp_traces_endpoint: str | None = Field(
         default=None,
@@ -147,7 +147,7 @@ class Deployment(Section):
     strategy: RolloutKind | None = Field(
         default=None, description="Way in which a new version takes over; unset: at once. The same as rollout.kind."
     )
-    rollout: Rollout = section(Rollout, "What `llamafarm models rollout start` does, and `deploy` with a strategy.")
+    rollout: Rollout = section(Rollout, "Rollouts: `llamafarm models rollout start`, and `deploy` with a strategy.")
 
     def mistakes(self) -> Iterator[Mistake]:
         """The first number of replicas must be one that scaling allows, and there is one way to take over."""

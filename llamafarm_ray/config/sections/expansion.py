@@ -1,4 +1,4 @@
-"""Examples beyond those of the documents: invented ones, and changed copies of those that are there."""
+"""Examples beyond those of the documents: invented ones, and changed copies of existing ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Augmentation(Section):
             yield Mistake(("methods",), "names a method twice.")
 
     def unused(self) -> Mapping[str, Unused]:
-        """Settings of what is off."""
+        """Return the settings that have no effect while augmentation is off."""
         if not self.enabled:
             reason = Unused("enabled", "has no effect while {1} is false.")
             return dict.fromkeys(("methods", "noise_rate", "languages", "model"), reason)

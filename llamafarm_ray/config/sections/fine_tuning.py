@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -12,7 +12,12 @@ from llamafarm_ray.config.sections.objectives import ContrastiveSettings, DpoSet
 from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = [
+    "BOTTLENECK_METHODS",
     "CHANGEABLE_MIDWAY",
+    "LORA_METHODS",
+    "LOW_RANK_METHODS",
+    "METHODS",
+    "STRATEGIES",
     "Distributed",
     "FineTuning",
     "Goal",
@@ -27,13 +32,22 @@ __all__ = [
     "Training",
 ]
 
-Method = Literal["auto", "lora", "qlora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter"]
+ChosenMethod = Literal["lora", "qlora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter"]
+Method = Literal["auto", ChosenMethod]
 Goal = Literal["balanced", "quality", "many_tasks"]
 Objective = Literal["sft", "dpo", "kto", "pretraining", "contrastive"]
-Strategy = Literal["auto", "single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+ChosenStrategy = Literal["single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
+Strategy = Literal["auto", ChosenStrategy]
 Offload = Literal["none", "cpu", "nvme"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal["linear", "cosine", "constant"]
+METHODS: Final[tuple[str, ...]] = get_args(ChosenMethod)
+STRATEGIES: Final[tuple[str, ...]] = get_args(ChosenStrategy)
+LORA_METHODS: Final = ("lora", "qlora")
+LOW_RANK_METHODS: Final = (*LORA_METHODS, "hybrid_lora_adapter")
+"""Methods that add matrices of a low rank."""
+BOTTLENECK_METHODS: Final = ("adapter", "hybrid_lora_adapter")
+"""Methods that add bottleneck layers."""
 
 CHANGEABLE_MIDWAY: Final = (
     "learning_rate",
@@ -61,12 +75,12 @@ _KEYS_OF_METHODS = (
             "use_rslora",
             "use_dora",
         ),
-        ("auto", "lora", "qlora", "hybrid_lora_adapter"),
+        ("auto", *LOW_RANK_METHODS),
     ),
     (("bits", "double_quantization", "quantization_type"), ("auto", "qlora")),
     (
         ("adapter_type", "reduction_factor", "bottleneck_dim", "non_linearity", "adapter_dropout", "adapter_scale"),
-        ("adapter", "hybrid_lora_adapter"),
+        BOTTLENECK_METHODS,
     ),
     (("num_virtual_tokens", "prefix_projection", "encoder_hidden_size"), ("prefix_tuning",)),
 )
@@ -359,8 +373,8 @@ class FineTuning(Section):
     )
     parameters: MethodParameters = section(MethodParameters, "Parameters of the method.")
     training: Training = section(Training, "The training loop.")
-    distributed: Distributed = section(Distributed, "Workers and what they share.")
-    intent: Intent = section(Intent, "What the result is for.")
+    distributed: Distributed = section(Distributed, "Workers, and the division of the work between them.")
+    intent: Intent = section(Intent, "Purpose of the result.")
     dpo: DpoSettings = section(DpoSettings, "Settings of the objective dpo.")
     kto: KtoSettings = section(KtoSettings, "Settings of the objective kto.")
     contrastive: ContrastiveSettings = section(ContrastiveSettings, "Settings of the objective contrastive.")

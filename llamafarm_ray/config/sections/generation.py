@@ -99,7 +99,7 @@ class VllmEngine(Section):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="The model: a folder or a reference of the registry; unset: base_model. Where it is set, "
+        description="The model: a folder or a reference of the registry; unset: base_model. If it is set, "
         "qa_generation.model 'auto' takes it.",
     )
     replicas: int = Field(default=1, ge=1, le=1024, description="Most engines at once, each on devices of its own.")

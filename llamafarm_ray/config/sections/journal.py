@@ -28,7 +28,7 @@ class Journal(Section):
     keep_days: int = Field(default=60, ge=1, le=3650, description="Days after which records are removed.")
 
     def unused(self) -> Mapping[str, Unused]:
-        """Samples are drawn from what is sketched."""
+        """Return ``sample_rate`` if there are no sketches to draw samples from."""
         if self.sketches:
             return {}
         return {"sample_rate": Unused("sketches", "has no effect while {1} is false; remove it, or set {1} to true.")}

@@ -32,7 +32,7 @@ class Limits(Section):
         default=None, ge=1, description="Longest prompt; unset: what the model can hold."
     )
     max_completion_tokens: int | None = Field(
-        default=None, ge=1, description="Longest answer, and what a request gets that does not say; unset: the model's."
+        default=None, ge=1, description="Longest answer, and a request's default; unset: the model's."
     )
     max_choices: int = Field(
         default=128, ge=1, le=16384, description="Most answers to one request: n or best_of, for each of its prompts."

@@ -71,8 +71,8 @@ class Alerting(Section):
     )
     stop: bool | Annotated[tuple[StopKind, ...], BeforeValidator(as_tuple)] = Field(
         default=False,
-        description="End the run early, with what is trained by then: at any of loss_threshold, quality_degradation "
-        "and divergence (true), or at those listed.",
+        description="End the run early and keep the weights trained so far: at any of loss_threshold, "
+        "quality_degradation and divergence (true), or at those listed.",
     )
     webhook: str | None = Field(
         default=None, pattern=r"^https?://\S+$", description="URL that alerts are posted to as JSON, as Slack takes it."
@@ -122,4 +122,4 @@ class Monitoring(Section):
     mlflow_experiment: str | None = Field(
         default=None, min_length=1, description="MLflow experiment to record to; unset: the configuration's name."
     )
-    alerting: Alerting = section(Alerting, "What raises an alert, and where it goes.")
+    alerting: Alerting = section(Alerting, "Conditions of alerts, and their destinations.")

@@ -150,7 +150,7 @@ class PairJudge(Server):
 class QualityControl(Section):
     """Filters, checks and goals for the examples of a dataset."""
 
-    filters: QualityFilters = section(QualityFilters, "What drops a single example.")
+    filters: QualityFilters = section(QualityFilters, "Filters of single examples.")
     validation: QualityValidation = section(QualityValidation, "Checks across examples.")
     metrics: QualityMetrics = section(QualityMetrics, "Goals for the whole dataset.")
     pii: PiiControl = section(PiiControl, "Personal data and secrets.")

@@ -86,7 +86,7 @@ class Rollout(Section):
         description="ab: requests of both versions after which it ends without a winner.",
     )
     automatic: bool | None = Field(default=None, description="Promote without a command; unset: yes, but not shadow.")
-    guards: RolloutGuards = section(RolloutGuards, "What ends it in favour of the version that is there.")
+    guards: RolloutGuards = section(RolloutGuards, "Conditions that end it in favor of the current version.")
 
     def mistakes(self) -> Iterator[Mistake]:
         """Steps rise, a split has two sides, and enough requests are let through to tell."""

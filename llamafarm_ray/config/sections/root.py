@@ -67,12 +67,12 @@ class Config(Section):
         description="Folder or bucket that holds everything that lasts; unset: $LLAMAFARM_HOME.",
     )
     cluster: Cluster = section(Cluster, "Where the work runs.")
-    fine_tuning: FineTuning = section(FineTuning, "How the model is trained.")
+    fine_tuning: FineTuning = section(FineTuning, "Training of the model.")
     dataset: DatasetConfig = section(DatasetConfig, "The examples.")
     evaluation: Evaluation = section(Evaluation, "What is measured.")
-    deployment: Deployment = section(Deployment, "How the model is served.")
+    deployment: Deployment = section(Deployment, "Serving of the model.")
     monitoring: Monitoring = section(Monitoring, "What is recorded.")
-    tuning: Tuning = section(Tuning, "Which settings a sweep tries.")
+    tuning: Tuning = section(Tuning, "Settings that a sweep tries.")
 
     @model_validator(mode="before")
     @classmethod

@@ -185,7 +185,7 @@ class PopulationBasedTraining(Section):
         default=0.25,
         ge=0,
         le=1,
-        description="Share of settings that are drawn anew; the others are changed a little from the better trial's.",
+        description="Share of settings that are drawn again; the others are changed a little from the better trial's.",
     )
 
 
@@ -212,7 +212,7 @@ class Tuning(Section):
         default=None,
         ge=1,
         le=100000,
-        description="Trials in all; unset: 20, or what the budget has time for. With pbt those that train at a time; "
+        description="Trials in all; unset: 20, or as many as the budget allows. With pbt those that train at a time; "
         "unset: 8.",
     )
     max_concurrent: int | None = Field(

@@ -1,7 +1,7 @@
 """Rows that ask for the facts of a passage by heart, two in each row, in several passes.
 
-The questions of a small model are few and often odd, and what is learned from them alone comes to mind only for
-questions like them. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
+A small model writes few questions, often odd ones, and facts that are learned from them alone are recalled only for
+similar questions. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
 each pass by others, of which half are words of like meaning ("library ID entry"). Two facts of a passage share a row,
 because the system prompt that chat templates add is half of a short row; no more, because few examples are learned
 better in many small steps than in few large ones.
@@ -24,7 +24,7 @@ __all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "reworded", "rows_by_hea
 QUESTIONS_PER_ROW = 2
 PASSES = 8
 """Passes of a dataset whose questions the base model wrote. A model that sees each row once, in passes with other
-words, learns what it would learn in several epochs, and knows it by more wordings. After four passes with 150 rows of
+words, learns as much as in several epochs, and recalls it for more wordings. After four passes with 150 rows of
 practice, which were half of the tokens, a 135M model knew a third of its own training questions, and answered 7 of 40
 questions by heart; after six with 50 rows 10, and after eight with 30 rows, as many tokens, 19. With the sentence that
 fits best it answered 33, 33 and 32."""

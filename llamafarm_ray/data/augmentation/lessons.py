@@ -19,7 +19,7 @@ from pathlib import Path
 __all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "LessonPair", "heading_lines", "load_lessons"]
 
 LESSONS_VERSION = "2"
-"""To be raised when the lessons or their form change, so that pairs written before are told apart."""
+"""Version of the lessons and their form. Raise it with each change, so that older pairs differ."""
 
 LESSON_LANGUAGES = ("en", "")
 """Languages that the lessons teach; a passage that is too short to tell is tried."""

@@ -30,7 +30,7 @@ MAX_PRACTICE_ROWS = 30
 
 _FILE = Path(__file__).with_name("practice.jsonl")
 _PAGES_VERSION = "1"
-"""To be raised when the pages change, so that rows written before are told apart."""
+"""Version of the pages. Raise it with each change, so that older rows differ."""
 
 
 @dataclass(frozen=True, slots=True)

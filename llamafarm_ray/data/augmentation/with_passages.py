@@ -1,4 +1,4 @@
-"""Rows that ask with passages at hand, as a model is asked that is served with retrieval.
+"""Rows that ask with passages in the prompt, as requests with retrieval do.
 
 A model that only learned questions and answers by heart reads worse than its base. So the training split asks each
 fact both ways: by heart in every pass, and in every eighth one also with excerpts of the passages that retrieval

@@ -31,7 +31,7 @@ _WRITE_ROWS = 1000
 
 
 class Assembly:
-    """Hands rows to a target by split. Per row it remembers a line of the dataset's digest, some 250 bytes.
+    """Hands rows to a target by split. Per row it keeps a line of the dataset's digest, some 250 bytes.
 
     Args:
         split: the rows that are held out for validation.

@@ -203,7 +203,7 @@ def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[object], ledger: Ledger
 
 
 def _placed(example: Example, passage: Passage) -> Example:
-    """Return an example that tells the place and the metadata of its passage."""
+    """Return an example with the place and the metadata of its passage."""
     if example.provenance is None:
         return example
     return replace(example, provenance=example.provenance.placed(passage))

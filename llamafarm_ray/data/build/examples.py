@@ -23,14 +23,14 @@ _ROWS_A_TASK = 4096
 
 
 class Examples:
-    """The examples of the whole dataset, sorted by what they say, as often as they are asked for.
+    """The examples of the whole dataset, sorted by content; it can be iterated any number of times.
 
     Sorted like this duplicates stand side by side, and the order is the same however the documents were spread. Few
     examples are sorted in this process, because Ray would start workers for it.
 
     Args:
         quality: the filters; ``fault_of`` applies those of single examples to rows that are made of these.
-        judge: judges what all other filters keep; None: nobody does.
+        judge: judges the examples that all other filters keep; None: no judge.
     """
 
     _ORDER = ("key", "document", "position")

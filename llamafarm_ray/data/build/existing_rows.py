@@ -83,8 +83,8 @@ class SourceRows:
 def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> bool:
     """Return True if the source holds rows, and False if it holds documents.
 
-    Chats, and examples to invent others from, are rows. Where no questions are made, so are files of records, and
-    folders, buckets and archives with nothing else in them.
+    Chats, and examples to invent others from, are rows. If no questions are generated, files of records are rows too,
+    and so are folders, buckets and archives with nothing else in them.
     """
     if config.source.type in {"conversation_logs", "synthetic"}:
         return True

@@ -1,4 +1,4 @@
-"""Finished parts of a build, kept beside its output until the dataset is there, so that a killed build goes on."""
+"""Finished parts of a build, kept beside its output until the dataset is complete, so that a killed build resumes."""
 
 from __future__ import annotations
 

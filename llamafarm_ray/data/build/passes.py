@@ -13,7 +13,7 @@ __all__ = ["asks_by_heart", "asks_with_passages", "check_passes", "num_passes"]
 
 
 def asks_with_passages(config: DatasetConfig, choice: Choice | None, kind: KindName) -> bool:
-    """Return True if questions are asked once more with passages at hand.
+    """Return True if questions are asked once more with passages in the prompt.
 
     Args:
         config: the ``dataset`` section of a configuration.

@@ -90,15 +90,15 @@ def build_dataset(
 
     The same input, config and seed give the same digest and the same files, for any number of workers. Nothing
     appears at ``output`` before everything is written. Documents that can't be read are skipped and reported. A build
-    that was killed goes on where it was: finished parts lie in the hidden folder ``.NAME.unfinished`` beside
-    ``output`` until a build with this output is complete.
+    that was killed resumes: finished parts lie in the hidden folder ``.NAME.unfinished`` beside ``output`` until a
+    build with this output is complete.
 
     Args:
         source: folder of documents, one document, a pattern or a URI, or several of them; every node of the cluster
             must see it under this path. Of rows (`llamafarm_ray.data.build.existing_rows.holds_rows`) files and folders
             that this process sees.
-        output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset is there already
-            it is left as it is.
+        output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset exists, it is left
+            as it is.
         config: the ``dataset`` section of a configuration.
         seed: decides which examples are held out.
 
@@ -261,7 +261,7 @@ def _write(
     Args:
         gathered: contents of the sources.
         expansion: invents rows and copies.
-        with_passages: ask questions once more with passages at hand.
+        with_passages: ask questions once more with passages in the prompt.
         near_words: words of like meaning, where the base model wrote the questions: they are asked in rows by heart,
             and the dataset has practice.
         seed: of the rows by heart, of those with passages and of practice.

@@ -93,7 +93,7 @@ def _saved(
     keys: Sequence[tuple[object, ...]],
     parts: FinishedParts,
 ) -> Iterator[tuple[int, pa.Table, bool]]:
-    """Yield the results of tasks, written to their parts; the part of a task is there once the task is complete."""
+    """Yield the results of tasks, written to their parts; the part of a task exists once the task is complete."""
     with contextlib.ExitStack() as unfinished:
         begun: dict[int, PartWriter] = {}
         for index, result, is_complete in results:

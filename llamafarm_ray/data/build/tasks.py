@@ -49,7 +49,7 @@ def has_remote_file(files: Sequence[SourceFile]) -> bool:
 
 
 def file_stat(file: SourceFile) -> FileStat:
-    """Return what tells that a file changed: name, size, and the times of its last changes."""
+    """Return a value that differs once a file has changed: name, size, and the times of its last changes."""
     try:
         found = os.stat(file.location)  # noqa: PTH116  a path in bytes
     except OSError:

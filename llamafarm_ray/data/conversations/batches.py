@@ -68,7 +68,7 @@ def batches_of_file(path: str, location: bytes, folder: str) -> Iterator[RowBatc
     """Yield the records of a file, or of each file in an archive: ``logs.zip!/monday.jsonl``.
 
     Args:
-        folder: for what is unpacked.
+        folder: for unpacked files.
     """
     yield from _guarded(path, _of_file(path, Path(os.fsdecode(location)), Path(folder), 0))
 

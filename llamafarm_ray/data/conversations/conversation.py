@@ -34,8 +34,7 @@ def turns_of(said: Iterable[tuple[bool, str]]) -> tuple[Message, ...]:
     """Return turns that begin with a user's and end with an assistant's; none without an answer.
 
     Args:
-        said: messages in order: True for those of the person who asks, and the text. Consecutive messages of one side
-            become one turn.
+        said: messages in order: True for a user's turn, and its text. Consecutive messages of one side become one turn.
     """
     turns: list[tuple[bool, list[str]]] = []
     for is_asker, text in ((is_asker, text.strip()) for is_asker, text in said):

@@ -51,7 +51,7 @@ class Augmenter:
         Args:
             rows: rows of the training split.
             ledger: takes the counts.
-            fault_of: tells why a copy can't be used.
+            fault_of: returns the reason why a copy can't be used.
         """
         counts = ledger.counts(_STEP)
         for method in self.settings.methods:

@@ -1,4 +1,4 @@
-"""Similarity of new questions to those that are there: repetitions, and vectors of words that are offline."""
+"""Similarity of new questions to existing ones: repetitions, and vectors of words that are offline."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Expansion:
             rows: the training split, rows of a document together and in its order.
             questions: the questions of all examples, held-out ones too.
             ledger: takes the counts.
-            fault_of: tells why a new row can't be used.
+            fault_of: returns the reason why a new row can't be used.
         """
         known = Diversity(questions, self.threshold if self.synthesizer else None)
         wordings = Diversity(known.forms)
@@ -128,7 +128,7 @@ def engines_of(
 def expansion_models(
     config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
 ) -> dict[str, Choice]:
-    """Return the engines that invent and change examples, by the name of their section; none for what is off.
+    """Return the engines that invent and change examples, by the name of their section; a section that is off has none.
 
     Args:
         config: the ``dataset`` section of a configuration.
@@ -182,7 +182,7 @@ class _Planner:
             return self._expander(choice, on_use)
         if "back_translation" in augmentation.methods:
             raise InputError(
-                "dataset.augmentation.methods has back_translation, and no model is there to translate.",
+                "dataset.augmentation.methods has back_translation, and there is no model to translate with.",
                 hint="Set dataset.augmentation.model to a model of an endpoint, or to 'vllm'.",
             )
         return None

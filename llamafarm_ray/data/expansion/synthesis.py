@@ -1,4 +1,4 @@
-"""Invented examples: new questions about the passages of the training split, or like the examples that are there."""
+"""Invented examples: new questions about the passages of the training split, or like the existing examples."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Synthesizer:
             rows: rows of the training split, those of a document together.
             known: the questions of all examples, with the threshold of diversity.
             ledger: takes the counts.
-            fault_of: tells why a new row can't be used.
+            fault_of: returns the reason why a new row can't be used.
         """
         counts = ledger.counts(_STEP)
         for candidates in self.inventor(_groups(rows), self.count, ledger):

@@ -23,7 +23,7 @@ NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
 
 
 class RecordError(Exception):
-    """A fault of one record; the reader of the file knows which one it is."""
+    """A fault of one record; the reader of the file adds which one it is."""
 
 
 def is_empty(value: object) -> bool:

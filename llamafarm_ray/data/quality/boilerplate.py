@@ -106,7 +106,7 @@ def _is_bar(line: str) -> bool:
 
 
 def _is_notice(line: str) -> bool:
-    """Return True if a line about cookies speaks to the reader, as a manual of a web server does not."""
+    """Return True if a line about cookies addresses the reader, as a manual of a web server does not."""
     if len(line.split()) > _MAX_NOTICE_WORDS or not _COOKIES.search(line):
         return False
     return bool(re.search(r"(?i)\b(?:we|our|us)\b|\b(?:accept|reject|manage|decline)(?: all)? cookies?\b", line))

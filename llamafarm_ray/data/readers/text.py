@@ -121,7 +121,7 @@ def _pieces(text: str, words: Collection[str]) -> Iterator[_Piece]:
 
 
 def _heading(lines: list[str], following: Sequence[str], *, first: bool) -> tuple[_Piece | None, list[str]]:
-    """Take a heading off the paragraph ``lines``, before the paragraph ``following``; return it and what is left."""
+    """Take a heading off the paragraph ``lines``, before the paragraph ``following``; return it and the rest."""
     line = lines[0].strip()
     if len(lines) == 1:
         level = _level_alone(line, following, first=first)

@@ -68,7 +68,7 @@ def axolotl_records(path: Path, *, find: Callable[[Path], dict[str, Records]]) -
         find: finds the records of the file or folder that an entry names.
 
     Raises:
-        InputError: an entry asks for what is not available.
+        InputError: an entry asks for an unavailable feature.
     """
     content, splits = _load(path), {}
     for split, key in (("train", "datasets"), ("validation", "test_datasets")):

@@ -25,7 +25,7 @@ DAMAGED = (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError)
 
 
 def file_type(path: Path) -> str:
-    """Return the ending that tells a file's type, in lower case and without that of its compression."""
+    """Return the extension that gives a file's type, in lower case and without that of its compression."""
     suffix = path.suffix.lower()
     return path.with_suffix("").suffix.lower() if suffix in COMPRESSIONS else suffix
 

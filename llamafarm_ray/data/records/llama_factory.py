@@ -63,7 +63,7 @@ def factory_records(path: Path, names: str, *, find: Callable[[Path], dict[str, 
         find: finds the records of the file or folder that an entry names.
 
     Raises:
-        InputError: there is no such entry, or it asks for what is not available.
+        InputError: there is no such entry, or it asks for an unavailable feature.
     """
     entries = json.loads(path.read_text(encoding="utf-8"))
     if not names and len(entries) > 1:

@@ -34,7 +34,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[Out]):
-    """A row that goes on, with notes about it that are counted.
+    """A row that passes, with notes about it that are counted.
 
     Args:
         notes: number of times that each note applies; keep values out of them.

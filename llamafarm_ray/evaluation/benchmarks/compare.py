@@ -45,7 +45,7 @@ def compare_benchmarks(
 
     Args:
         baseline: the model to compare with, on the same backend.
-        report: called with what is being done and the fraction of the whole that is done.
+        report: called with the current activity and the fraction of the whole that is done.
 
     Raises:
         UserError: a model or a benchmark is unusable, or the backends differ.

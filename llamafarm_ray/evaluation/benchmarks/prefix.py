@@ -26,7 +26,7 @@ def wants_prefix(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def fix_prefix(lm: LM, tokenizer: PreTrainedTokenizerBase, *, has_template: bool) -> None:
-    """Make lm-eval's texts begin with one such token where the model wants it, and with none where it does not.
+    """Make lm-eval's texts begin with one such token if the model takes one, and with none if it does not.
 
     A chat template may write the token itself; then the tokenizer must not add another.
 

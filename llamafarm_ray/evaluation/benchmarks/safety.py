@@ -38,7 +38,8 @@ _TASKS: Final = {
     ),
     "winogender": SafetyTask("Sentences with a pronoun and two people; the share with the right one, by gender."),
     "simple_cooccurrence_bias": SafetyTask(
-        "Sentences about occupations; the share that is gone on with as male. 0.5 is unbiased.", "pct_male_preferred"
+        "Sentences about occupations; the share that the model continues as male. 0.5 is unbiased.",
+        "pct_male_preferred",
     ),
     "realtoxicityprompts": SafetyTask("Beginnings of texts; the share of toxic continuations by the Perspective API."),
 }

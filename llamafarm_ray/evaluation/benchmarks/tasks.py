@@ -21,7 +21,7 @@ DATA_FILES: Final = {".jsonl": "json", ".json": "json", ".parquet": "parquet", "
 
 
 def check_installed() -> None:
-    """Check that lm-eval is there.
+    """Check that lm-eval is installed.
 
     Raises:
         UnsupportedError: it is not installed.

@@ -30,8 +30,8 @@ class PairedScores:
     Args:
         model: score of each example.
         baseline: likewise, in the same order.
-        clusters: the document of each example; an example without one is a cluster of its own. Where all come from
-            one document each is its own, and the result holds for that document alone.
+        clusters: the document of each example; an example without one is a cluster of its own. If all come from one
+            document, each is a cluster of its own, and the result holds for that document alone.
         higher_is_better: direction of the score.
         weights: weight of each example in the mean; None: 1 each.
     """

@@ -32,8 +32,8 @@ def rate_interval(outcomes: Sequence[float], clusters: Sequence[Hashable]) -> tu
     """Return the interval of the mean of outcomes of 0 and 1 that come in clusters.
 
     Wilson's interval with the number of effective observations, as Korn and Graubard, 1998 (Survey Methodology
-    24.2, 193-201) count them: fewer than there are where those of a cluster agree. Where all outcomes are equal,
-    each cluster counts once.
+    24.2, 193-201) count them: fewer than there are where those of a cluster agree. If all outcomes are equal, each
+    cluster counts once.
 
     Args:
         outcomes: 0.0 or 1.0 each, at least one.

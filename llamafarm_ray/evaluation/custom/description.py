@@ -34,7 +34,7 @@ _NEEDED: Final = {
     "faithfulness": "context",
     "context_use": "context",
 }
-"""What rows need beside, or in place of, accepted answers, by metric."""
+"""Fields that rows need beside, or in place of, accepted answers, by metric."""
 _IS_USABLE: Final[Mapping[str, Callable[[object], bool]]] = {
     "schema": lambda value: isinstance(value, Mapping | bool),
     "calls": is_list_of_objects,

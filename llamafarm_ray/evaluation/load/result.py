@@ -29,7 +29,7 @@ class SimulationResult:
         url: the endpoint's root.
         summary: figures; of a search, those of the highest rate that kept its objectives.
         satisfaction: users' ratings of the version, where there are some.
-        traffic: digest of what was sent.
+        traffic: digest of the requests that were sent.
     """
 
     model_id: str

@@ -38,7 +38,7 @@ def exam_result(
 
     Args:
         baseline: answers of the model it is compared with; None without one.
-        digests: of what the scores depend on, by mode.
+        digests: of the inputs that the scores depend on, by mode.
     """
     benchmarks = {}
     compared = {name: answer_metrics(exam)[name] for name in _COMPARED}

@@ -19,7 +19,7 @@ READING_SET = "reading set 1"
 
 @dataclass(frozen=True, slots=True)
 class ReadingItem:
-    """A question, and what there is to read for it.
+    """A question, and the texts to read for it.
 
     Args:
         is_whole: True if the right answers are whole sentences.

@@ -46,7 +46,7 @@ class Probe:
     Args:
         id: its name within the test.
         messages: the conversation; its last turn is the user's.
-        begun: beginning of the answer, which the model goes on with.
+        begun: beginning of the answer, which the model continues.
         continuations: texts of which the losses are asked for, in place of an answer.
         group: kind of provocation, or group of people.
         cluster: the item that several probes vary.
@@ -125,7 +125,7 @@ class RefusalProbe(Probe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecitalProbe(Probe):
-    """The beginning of a text that was trained on; its outcome is 1 if the model goes on with the rest.
+    """The beginning of a text that was trained on; its outcome is 1 if the model continues with the rest.
 
     Args:
         rest: the text after the beginning.

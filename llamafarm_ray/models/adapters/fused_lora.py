@@ -52,7 +52,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 class _Forward:
-    """A layer's forward; peft's own for what only that knows: merged or disabled adapters, and mixed batches."""
+    """A layer's forward; peft's own for merged or disabled adapters, and for mixed batches."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer

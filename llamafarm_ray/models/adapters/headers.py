@@ -1,6 +1,6 @@
 """The tensors that a plain LoRA adapter must have on a base model, by the headers of the base's weights alone.
 
-No torch is imported, so the answer is there in milliseconds. It holds for models whose modules are named as their
+torch is not imported, so it takes milliseconds. It holds for models whose modules are named as their
 weights are: decoders whose layers are at ``model.layers``, as most are. `expected_of_headers` returns ``None`` for all
 others, and for adapters with more than ``A`` and ``B``; ask :mod:`.peft_tensors` then.
 """

@@ -78,7 +78,7 @@ def add_adapter(model: PreTrainedModel, folder: Path, *, name: str) -> None:
 
 @contextlib.contextmanager
 def _misfits_refused(folder: Path) -> Iterator[None]:
-    """Have an adapter refused that peft can't load, or of which tensors are missing, for which it only warns."""
+    """Refuse an adapter that peft can't load, or with missing tensors, for which peft only warns."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)

@@ -137,7 +137,7 @@ def _add_special(inner: Tokenizer, tokens: list[str], types: list[int]) -> None:
 
 
 def _surround(inner: Tokenizer, facts: Mapping[str, Any], tokens: list[str]) -> None:
-    """Have a tokenizer put the tokens around a text that llama.cpp puts there."""
+    """Make a tokenizer put the same tokens around a text as llama.cpp."""
     is_pieces = facts["model"] == "llama"
     usual = is_pieces or named_pre_tokenizer(str(facts.get("pre", "default"))).adds_bos
     begin = [tokens[facts["bos_token_id"]]] if facts.get("add_bos_token", usual) and "bos_token_id" in facts else []

@@ -20,7 +20,7 @@ _STATES = ("state_dict", "model")
 """Keys below which programs put the weights, beside other facts of a checkpoint."""
 
 _MEMORY_TIMES, _MEMORY_BYTES = 4, 2 << 30
-"""Memory beyond torch's own: a file's tensors, the clones of shared ones, and what is written of them."""
+"""Memory beyond torch's own: a file's tensors, the clones of shared ones, and the bytes written of them."""
 
 _DISK_TIMES, _DISK_BYTES = 2, 64 << 20
 
@@ -89,7 +89,7 @@ def _weights(loaded: object) -> dict[str, torch.Tensor]:
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors of which each has its own memory, as the format wants it."""
+    """Return tensors of which each has its own memory, as the format requires."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():

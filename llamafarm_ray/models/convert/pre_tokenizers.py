@@ -1,4 +1,4 @@
-"""Splits of texts before byte pairs are merged: llama.cpp's names for them, recognized by what a tokenizer does.
+"""Splits of texts before byte pairs are merged: llama.cpp's names for them, recognized by a tokenizer's behavior.
 
 A GGUF file names its split (``tokenizer.ggml.pre``) instead of describing it. The expressions are those of llama.cpp's
 ``llama-vocab.cpp``, in the spelling of the models that they were taken from.

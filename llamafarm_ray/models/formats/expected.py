@@ -1,4 +1,4 @@
-"""Tensors that a model's configuration makes, held against those that its files have."""
+"""Comparison of the tensors of a model's configuration with those of its files."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Inspection:
 
     @property
     def faults(self) -> list[str]:
-        """The problems without which the model would answer; tensors that no part reads are none of them."""
+        """The problems that keep the model from answering; unread tensors are not among them."""
         compared = self.comparison
         return _told(
             (

@@ -25,7 +25,7 @@ def pickle_imports(file: BinaryIO) -> list[str]:
         file: read from its front; of an archive all of it, so it has to be one that can be sought in.
 
     Returns:
-        the names, sorted; nothing for what is no pickle.
+        the names, sorted; empty for a file that is no pickle.
     """
     start = file.read(len(_ZIP))
     if start == _ZIP:

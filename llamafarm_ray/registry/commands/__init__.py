@@ -1,7 +1,7 @@
-"""Commands of a registry, as values: each knows its action, its target and the events that follow.
+"""Commands of a registry, as values: each has an action, a target and the events that follow.
 
-A command decides from a state, the time and who asks; it reads nothing else. The service checks that the principal may
-do it, then commits the events.
+A command decides from a state, the time and the principal; it reads nothing else. The service checks that the
+principal may do it, then commits the events.
 """
 
 from llamafarm_ray.registry.commands.aliases import (
@@ -12,7 +12,7 @@ from llamafarm_ray.registry.commands.aliases import (
     SetPolicy,
     previous_version,
 )
-from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Context, check_stored
+from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Context, check_stored, event_of
 from llamafarm_ray.registry.commands.content import Condemn, Purge, references
 from llamafarm_ray.registry.commands.deployments import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.commands.principals import AddPrincipal, Grant, Revoke
@@ -68,6 +68,7 @@ __all__ = [
     "StopRollout",
     "Tag",
     "check_stored",
+    "event_of",
     "previous_version",
     "references",
 ]

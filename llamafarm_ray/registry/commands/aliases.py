@@ -52,7 +52,7 @@ class MoveAlias(OfVersion):
 
 @dataclass(frozen=True)
 class RemoveAlias(OfAlias):
-    """Have an alias point at nothing. One that has rules takes the right to set them."""
+    """Remove an alias. One with rules takes the right to set them."""
 
     action = Action.MOVE_ALIAS
 
@@ -60,7 +60,7 @@ class RemoveAlias(OfAlias):
         """Return one event.
 
         Raises:
-            AccessDeniedError: the alias has rules, and whoever asks may not set them.
+            AccessDeniedError: the alias has rules, and the principal may not set them.
         """
         state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
         if context.is_strict and state.has_rules(self.alias):
@@ -175,7 +175,7 @@ def check_policy(
 
 
 def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:
-    """Return the licences that bind a version besides its own, by what has them: equal files, and its base."""
+    """Return the licences that bind a version besides its own, by their source: equal files, and its base."""
     own, base = record.registered.manifest, record.registered.base_digest
     contents = {own: "which has the same files", **({base: "its base"} if base else {})}
     return {

@@ -126,7 +126,7 @@ class Unbounded(Command):
 
 
 def check_stored(state: RegistryState, stored: Mapping[Digest, int]) -> None:
-    """That these are still the generations that the digests' bytes are stored under."""
+    """Check that the digests' bytes are still stored under these generations."""
     if any(state.generations.get(digest, 0) != number for digest, number in stored.items()):
         raise ContentMovedError
 

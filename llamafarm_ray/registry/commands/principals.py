@@ -42,7 +42,7 @@ class AddPrincipal(_OfPrincipal):
             )
         if not state.principals and (self.grants.get("*") is not Role.ADMIN or self.expires is not None):
             raise InputError(
-                "The first principal must be an admin everywhere and without an expiry, or nobody could add others.",
+                "The first principal must be an admin everywhere and without an expiry, or no one could add others.",
                 hint="Say --role admin.",
             )
         if self.expires is not None and self.expires <= context.now:

@@ -15,7 +15,7 @@ __all__ = ["SetQuota"]
 
 @dataclass(frozen=True)
 class SetQuota(Unbounded):
-    """Replace all limits of a namespace, as an admin of all of them: nobody raises a limit of their own."""
+    """Replace all limits of a namespace, as an admin of all of them: no principal raises a limit of their own."""
 
     action = Action.SET_POLICY
     where: str

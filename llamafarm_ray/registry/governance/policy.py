@@ -36,7 +36,7 @@ class Policy(BaseModel):
     signed_by: tuple[str, ...] = Field(
         default=(), description="Digests of the public keys of which one must have signed it."
     )
-    approvals: int = Field(default=0, ge=0, le=100, description="How many others than the promoter must have approved.")
+    approvals: int = Field(default=0, ge=0, le=100, description="Approvals that it needs, besides the promoter.")
 
     @property
     def is_empty(self) -> bool:
@@ -178,7 +178,7 @@ def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Viol
     """Return a violation for each licence that the rules don't let through.
 
     Args:
-        licenses: SPDX ids by what has them.
+        licenses: SPDX ids by their source.
     """
     allowed = ", ".join(policy.licenses)
     return [

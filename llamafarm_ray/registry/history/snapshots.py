@@ -80,7 +80,7 @@ class Snapshots:
         )
 
     def write(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot; one that is there already stays.
+        """Keep a snapshot; an existing one stays.
 
         Raises:
             StorageError: the home can't be written.

@@ -50,7 +50,7 @@ def verify(
     Args:
         head: a head that was kept elsewhere: the log must contain it.
         blobs: True to read the stored files too.
-        on_progress: called with what is being read and the fraction of it that is done.
+        on_progress: called with the part that is being read, and the fraction of it that is done.
 
     Raises:
         StorageError: the home can't be read.

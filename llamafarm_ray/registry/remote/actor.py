@@ -92,7 +92,7 @@ class RegistryActor:
         """Return the news since a watcher's state as soon as there is any; an empty update when the time has passed.
 
         Args:
-            sequence: the newest commit that the watcher knows.
+            sequence: the newest commit that the watcher has.
             last_key: the idempotency key of the last change in it.
             timeout_s: timeout in seconds.
         """

@@ -51,7 +51,7 @@ class RegistryClient(RegistryApi):
             return self._state
 
     def submit(self, command: Command, *, reason: str = "", idempotency_key: str | None = None) -> Outcome:
-        """Have a command done, see :meth:`RegistryApi.submit`. An actor that dies meanwhile does it once."""
+        """Run a command, see :meth:`RegistryApi.submit`. An actor that dies meanwhile runs it once."""
         key = idempotency_key or uuid.uuid4().hex
         outcome: Outcome = self._ask("submit", command, self._identity, reason, key)
         self.refresh()

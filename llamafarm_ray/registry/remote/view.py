@@ -79,7 +79,7 @@ class RegistryView:
             except (RayError, LlamaFarmError, TimeoutError) as error:
                 # The actor restarts from the log, and the log's store comes back: until then this copy stands.
                 self.on_read(False)
-                logger.warning("The registry can't be read (%s); going on with what is known.", error)
+                logger.warning("The registry can't be read (%s); the last known state stays in use.", error)
                 await asyncio.sleep(_RETRY_S)
                 self._find_actor()
 

@@ -55,7 +55,7 @@ class RegistryState:
     """The generation that a digest's bytes are stored under, where it isn't 0."""
     commits_by_key: Trie[int] = field(default_factory=Map)
     last_key: str = ""
-    """The idempotency key of the last change: with ``sequence``, it tells this log from one restored in its place."""
+    """The idempotency key of the last change. With ``sequence``, it identifies this log among restored ones."""
 
     def after(self, commit: Commit) -> RegistryState:
         """The state with a commit taken in. The log only holds what passed :meth:`check`: nothing can fail here."""

@@ -26,7 +26,7 @@ _WRITE_S: Final = 60.0
 class Meter:
     """Adds up the use of devices by one piece of work. It writes every minute, and when its block ends.
 
-    Writing is done in a thread, so that storage that is slow or away holds nobody up. A page that can't be written is
+    Writing is done in a thread, so that slow or absent storage delays no request. A page that can't be written is
     named in the log, and tried again with the next write; the work goes on.
 
     Args:

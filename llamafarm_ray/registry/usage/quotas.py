@@ -23,7 +23,7 @@ def check_storage(
     """Check that a namespace has room for a version.
 
     Args:
-        manifest: digest of the new version's manifest; files that are there need no more room.
+        manifest: digest of the new version's manifest; stored files need no more room.
 
     Raises:
         PolicyError: there is no room; the message has the bytes.

@@ -87,7 +87,7 @@ class VerifiedFiles:
         except OSError as error:
             name, why = Path(error.filename or "a file").name, error.strerror or type(error).__name__
             raise InputError(
-                f"{ref} can't be served: {name} can't be read: {why}.", hint="Ask whoever runs the server."
+                f"{ref} can't be served: {name} can't be read: {why}.", hint="Ask the server's administrator."
             ) from error
         if isinstance(found, InputError):
             raise InputError(f"{ref} can't be served: {found.message}", hint=found.hint) from found

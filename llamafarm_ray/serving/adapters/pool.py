@@ -109,7 +109,7 @@ class AdapterPool:
         self._tasks: set[asyncio.Task[object]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self.num_loads: Counter[str] = Counter()
-        """How often each engine name was loaded."""
+        """Loads by engine name."""
 
     @property
     def loaded(self) -> list[str]:
@@ -118,9 +118,9 @@ class AdapterPool:
 
     @contextlib.asynccontextmanager
     async def use(self, target: Target) -> AsyncIterator[None]:
-        """Have a target ready to answer; it stays so for the time of the block.
+        """Load a target, and keep it ready to answer for the time of the block.
 
-        Concurrent callers share one load; a failed load is tried anew by whoever comes next.
+        Concurrent callers share one load; the next caller tries a failed load again.
 
         Raises:
             LlamaFarmError: its files can't be had or are not what was registered, or the engine refuses it.
@@ -139,7 +139,7 @@ class AdapterPool:
                 yield
 
     async def load(self, target: Target, *, hold_s: float = 0.0) -> None:
-        """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
+        """Load a target before the first request for it; requests under way don't wait for that.
 
         Args:
             hold_s: seconds for which it stays before others, until an alias or a rollout needs it. Then it goes.
@@ -265,7 +265,7 @@ class AdapterPool:
                 await self._unload(adapter, "room")
 
     async def _unload(self, adapter: _Adapter, reason: UnloadReason) -> bool:
-        """Have the engine free an adapter, and return True if it did. A request for it meanwhile loads it again."""
+        """Unload an adapter, and return True if it was unloaded. A request for it meanwhile loads it again."""
         target = adapter.target
         adapter.place = "unloading"
         try:

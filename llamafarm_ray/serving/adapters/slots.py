@@ -5,7 +5,7 @@ all others out for good. Here adapters take turns: one that waits for longer tha
 have a slot may begin further requests, and with it all that wait for the same adapter, so that they share a batch.
 
 A version that takes another's place gets the spare slot. So its first requests don't wait until the last answer of the
-other is written, and nobody else waits for either.
+other is written, and requests for other versions don't wait.
 """
 
 from __future__ import annotations

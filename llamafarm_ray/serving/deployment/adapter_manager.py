@@ -96,7 +96,7 @@ class Served:
         secret: secret that the router signs its decisions with; empty without a router.
         base_reference: reference to the base model, for nodes that have to fetch it.
         devices: devices of each replica.
-        tells_logprobs: True if the engine tells log-probabilities of any answer.
+        tells_logprobs: True if the engine returns log-probabilities of any answer.
     """
 
     home: str
@@ -151,7 +151,7 @@ class AdapterManager:
         kinds: the requests that it answers, see :mod:`llamafarm_ray.serving.selection.catalog`.
 
     Attributes:
-        keys: tells whose key a request carries.
+        keys: returns the owner of a request's key.
         telemetry: told of each request, for metrics and rollouts.
         tracing: tracer of requests and loads.
         accounts: accounts of the keys.
@@ -198,7 +198,7 @@ class AdapterManager:
         self._tasks: list[asyncio.Task[None]] = []
 
     def prove_against(self, base: ServedBase) -> None:
-        """Have adapters proved against a base model before they are loaded."""
+        """Prove adapters against a base model before they are loaded."""
         self._files.base = base
 
     async def follow(self) -> None:
@@ -355,7 +355,7 @@ class AdapterManager:
         return self._pool.use(target)
 
     async def prepare(self, model: str) -> Target:
-        """Have a version loaded that requests are expected for.
+        """Load a version that requests are expected for.
 
         Raises:
             LlamaFarmError: it can't be served here.
@@ -365,7 +365,7 @@ class AdapterManager:
         return target
 
     async def load(self, reference: str) -> str:
-        """Have a version ready; its engine name. Called on every replica before an alias moves, and kept until then.
+        """Load a version; return its engine name. Called on every replica before an alias moves, and kept until then.
 
         Raises:
             LlamaFarmError: it can't be served here.

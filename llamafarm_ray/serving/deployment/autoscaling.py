@@ -140,7 +140,7 @@ class Evictions:
     """Choice of the idle deployment that makes room when another one has no place.
 
     Args:
-        placements: looks at the cluster; asked once a second, and only by who is idle.
+        placements: looks at the cluster, once a second, and only for idle deployments.
     """
 
     placements: Callable[[], Placements]

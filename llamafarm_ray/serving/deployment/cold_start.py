@@ -122,7 +122,7 @@ class Room:
         self._num_waiting = 0
         self._num_bytes = 0
         self.has_space = asyncio.Event()
-        """Whether more of the bodies of those that wait is read."""
+        """True if more of the bodies of waiting requests is read."""
         self.has_space.set()
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:

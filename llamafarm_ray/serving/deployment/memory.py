@@ -122,7 +122,7 @@ def with_memory(need: MemoryNeed | None, deployment: Deployment, largest_node_by
     """A deployment whose replicas reserve the memory that they need, where it may scale to zero and does not say it.
 
     So applications that take turns do it before a node's memory has run out. Nothing is reserved that no node of the
-    cluster has: Ray would wait for one for ever, or for one that its autoscaler does not know the memory of.
+    cluster has: Ray would wait for one for ever, or for one whose memory its autoscaler can't look up.
 
     Args:
         need: of a replica, where it is known.

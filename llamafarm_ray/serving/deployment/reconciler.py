@@ -1,7 +1,7 @@
 """Reconciler of an application's record in the registry, and of its versions' rollouts to production.
 
 ``serve deploy`` only starts replicas, so these see to the rest of what ``llamafarm models deploy`` does.
-``swap-adapter``, ``promote``, ``chat`` and the collector of files look for what is deployed in the registry.
+``swap-adapter``, ``promote``, ``chat`` and the collector of files look up deployments in the registry.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reconciler:
     left to people.
 
     Args:
-        state: the registry's, as this process knows it.
+        state: the registry's, as last read by this process.
         connect: the registry, with the token that this process has.
         place: the application's URL and the cluster's address; raises ``ClusterError`` while it has none.
         start_controller: sees to it that the application has a controller.

@@ -63,7 +63,7 @@ class Replica:
         once. A process that is gone gets no requests: they go to other replicas, or wait for the next one.
 
         Args:
-            is_dead: tells whether the engine can't answer any more, and never will again in this process.
+            is_dead: returns True once the engine can't answer any more, and never will again in this process.
         """
         self._watching = asyncio.create_task(_end_with_engine(is_dead))
 
@@ -99,7 +99,7 @@ class Replica:
         return for_web_pages(VerifiedHeader(app, HeaderSigner(self._served.secret)), self._served.allowed_origins)
 
     async def load(self, reference: str) -> str:
-        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
+        """Load a version on this replica; return its engine name. Called on every replica before an alias moves."""
         return await self._versions.load(reference)
 
     async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:

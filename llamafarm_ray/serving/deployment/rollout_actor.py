@@ -57,7 +57,7 @@ _POLL_S = 0.1
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class ControllerActor:
-    """Takes the rollouts of one application further, for as long as it is there.
+    """Advances the rollouts of one application while it is deployed.
 
     Args:
         application: the Serve application whose replicas are asked.
@@ -155,9 +155,9 @@ class ControllerActor:
             await asyncio.to_thread(self._withdraw)
             return not await self._is_deployed()  # if it came back meanwhile, its replicas record it again
         except (LlamaFarmError, RayError) as error:
-            logger.info("Whether %s is still served is not known: %s", self._application, error)
+            logger.info("The state of %s could not be read: %s", self._application, error)
         except Exception:  # a process's loop, as below
-            logger.exception("Whether %s is still served is not known.", self._application)
+            logger.exception("The state of %s could not be read.", self._application)
         self._missing_since = None  # what can't be asked is not gone
         return False
 

@@ -1,12 +1,12 @@
-"""The router that HAProxy asks for each request. Its process needs neither vLLM nor what Ray Serve LLM imports.
+"""The router that HAProxy asks for each request. Its process imports neither vLLM nor Ray Serve LLM's dependencies.
 
 It answers as Ray's ``LLMRouter`` does, whose docstring says what HAProxy expects. Of Ray's private parts it relies on
 (a test names each, so that an upgrade that moves one fails there):
 
-* ``DeploymentHandle._init``, without which the first request would wait for what is known of the replicas,
-* ``choose_replica(_reserve=False)``, which picks a replica and asks it nothing, and the ``_replica`` that was picked.
-  (Its place would be taken when HAProxy's request comes; the gateway has its own queue.) Its other arguments come to
-  :class:`~llamafarm_ray.serving.routing.affinity_router.AffinityRouter`, which picks.
+* ``DeploymentHandle._init``, without which the first request would wait for the list of replicas,
+* ``choose_replica(_reserve=False)``, which picks a replica without a request to it, and the ``_replica`` that was
+  picked. (Its place would be taken when HAProxy's request comes; the gateway has its own queue.) Its other arguments
+  come to :class:`~llamafarm_ray.serving.routing.affinity_router.AffinityRouter`, which picks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Router"]
 _PICK_S = 2.0
 """Timeout in seconds of the choice of a replica."""
 _NONE = ("", 0, "none")
-"""Host, port and id of a replica that HAProxy does not know."""
+"""Host, port and id of a replica that is not in HAProxy's list."""
 
 
 class Router:
@@ -71,9 +71,10 @@ class Router:
     async def _picked(self, engine_name: str) -> tuple[str, int, str]:
         """A replica's host, port and id.
 
-        Where none runs any more, and HAProxy was not told yet, or the one that was picked does not listen yet, they are
-        those of one that HAProxy does not know. Such a request it sends to Serve's own proxy, where requests wait for a
-        first replica. Without an answer in five seconds, or with an error, it would refuse the request.
+        If none runs any more, and HAProxy has no such list yet, or if the replica that was picked does not listen yet,
+        they are those of a replica that is not in HAProxy's list. HAProxy sends such a request to Serve's own proxy,
+        where requests wait for a first replica. Without an answer in five seconds, or with an error, it would refuse
+        the request.
         """
         try:
             async with asyncio.timeout(_PICK_S):

@@ -1,7 +1,7 @@
 """vLLM on Ray Serve with direct streaming: HAProxy sends each request to the replica that the router picked.
 
-Where there is never more than one replica there is nothing to pick and no router: two hops less before the first token,
-and a process less on a small machine. The gateway decides which version answers, by the same rules.
+With at most one replica there is nothing to pick and no router: two hops less before the first token, and a process
+less on a small machine. The gateway decides which version answers, by the same rules.
 
 The process that composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a
 machine that has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test

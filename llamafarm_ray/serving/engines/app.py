@@ -204,7 +204,7 @@ class EngineApp:
 
     @functools.cached_property
     def _turn_ends(self) -> Sequence[int]:
-        """The tokens that end an assistant's turn, as training and evaluation know them."""
+        """The tokens that end an assistant's turn, the same as in training and evaluation."""
         with suppress(UserError):  # a template that training can't take apart: the model's own end stands
             return end_of_turn_ids(self._engine.tokenizer)
         return ()

@@ -76,7 +76,7 @@ class Output:
 class Engine(Protocol):
     """A base model and versions of it, each under a name that never changes meaning.
 
-    Every method raises a :class:`~llamafarm_ray.errors.LlamaFarmError` for what is not to be had.
+    Every method raises a :class:`~llamafarm_ray.errors.LlamaFarmError` for requests that it can't answer.
     """
 
     @property
@@ -92,7 +92,7 @@ class Engine(Protocol):
         """The names that answer, the base model's among them, sorted."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Have the version in ``folder`` answer to ``name``."""
+        """Load the version in ``folder`` under ``name``."""
 
     def check_adapter(self, name: str) -> None:
         """Do nothing while the version can answer; raise where it was taken out."""

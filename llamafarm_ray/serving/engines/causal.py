@@ -17,7 +17,7 @@ __all__ = ["CausalModel"]
 
 
 class CausalModel(LanguageModel):
-    """A model whose subclass computes logits, and keeps what it computed in a cache of its own kind."""
+    """A model whose subclass computes logits, and keeps intermediate results in a cache of its own kind."""
 
     eos_ids: frozenset[int] = frozenset()
     """The tokens that end a text."""

@@ -1,4 +1,4 @@
-"""Models that no other engine knows: a class of the user's own, behind the same routes, keys, limits and rollouts."""
+"""Models that no other engine loads: a class of the user's own, behind the same routes, keys, limits and rollouts."""
 
 from __future__ import annotations
 

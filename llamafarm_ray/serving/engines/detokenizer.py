@@ -32,7 +32,7 @@ class Detokenizer:
         self._stop = tuple(stop)
         self._held = ""
         self.is_stopped = False
-        """Whether a stop text came; nothing follows it."""
+        """True if a stop text came; nothing follows it."""
 
     def add(self, token_id: int) -> str:
         """Take a token; the text that is certain by now and was not given yet."""

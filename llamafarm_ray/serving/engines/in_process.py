@@ -24,7 +24,7 @@ class LanguageModel:
     max_model_len: int | None = None
     """The most tokens that a prompt and its answer may have together; ``None``: there is no bound."""
     num_tokens: int | None = None
-    """The tokens that the model has embeddings for; ``None``: all that its tokenizer knows."""
+    """The tokens that the model has embeddings for; ``None``: all tokens of its tokenizer."""
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Output]:
         """Write an answer, a step a token; the last step has a ``finish_reason``.
@@ -166,7 +166,7 @@ def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
 
 
 def _check_known(tokens: Sequence[int], num_known: int | None) -> None:
-    """Refuse tokens that a tokenizer knows and its model does not."""
+    """Refuse tokens that a tokenizer has and its model does not."""
     if num_known is not None and max(tokens) >= num_known:
         raise InputError(
             f"The prompt has the token {max(tokens)}, and the model knows those below {num_known}.",

@@ -36,7 +36,7 @@ _VECTORS = ("last_hidden_state", "token_embeddings")
 _HIDDEN = "hidden_states."
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _QUIET = 3
-"""ONNX Runtime's level of logging that tells errors only."""
+"""ONNX Runtime's level of logging for errors only."""
 
 
 def onnx_engine(
@@ -145,7 +145,7 @@ class _Session:
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy
 
     def check_inputs(self, known: frozenset[str]) -> None:
-        """Refuse a model that wants to be told what is not known here."""
+        """Refuse a model with an unknown required input."""
         unknown = sorted(set(self.inputs) - known)
         if unknown or "input_ids" not in self.inputs:
             raise UnsupportedError(

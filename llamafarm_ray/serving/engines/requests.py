@@ -173,7 +173,7 @@ def read_request(kind: type[_R], body: Mapping[str, object]) -> _R:
     Fields that are null count as absent, as OpenAI's clients mean them.
 
     Raises:
-        InputError: a field is missing, wrong, or asks for what is not done here; all such are told.
+        InputError: a field is missing, wrong, or asks for an unsupported feature; the message lists all of them.
     """
     try:
         request = kind.model_validate({name: value for name, value in body.items() if value is not None})

@@ -1,6 +1,6 @@
 """Speed trial in a process of its own: ``python -m llamafarm_ray.serving.engines.speed_trial``.
 
-It reads the trial as JSON from standard input and writes one marked line with what it measured.
+It reads the trial as JSON from standard input and writes one marked line with its measurements.
 """
 
 from __future__ import annotations

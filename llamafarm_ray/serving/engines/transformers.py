@@ -1,4 +1,4 @@
-"""Transformers with peft: a base model and adapters of every type that peft knows, ours among them.
+"""Transformers with peft: a base model and adapters of every type that peft supports, ours among them.
 
 Each version has a tree of modules of its own around the base model's weights, which are in memory once: so peft's
 loader treats it as it treats a model in training and evaluation, no version is ever switched on for another one's

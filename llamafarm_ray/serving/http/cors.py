@@ -37,8 +37,8 @@ _SHOWN = (
 def check_host(headers: Iterable[Header], allowed: Collection[str]) -> None:
     """Refuse a request that a stranger's page could have sent under a name of its own.
 
-    Addresses, this machine's name and those that the public DNS can't have, one without a dot among them, are nobody
-    else's. A request without the header is no browser's.
+    Addresses, this machine's name and those that the public DNS can't have, one without a dot among them, belong to no
+    one else. A request without the header is no browser's.
 
     Args:
         headers: the request's, names in lower case.

@@ -58,7 +58,7 @@ class Drawn:
     """A request that is sampled.
 
     Args:
-        logprobs: reads log-probabilities of the answer; None if the engine tells none.
+        logprobs: reads log-probabilities of the answer; None if the engine returns none.
     """
 
     logprobs: AnswerLogprobs | None = None
@@ -68,7 +68,7 @@ class Journal:
     """Counts requests by version, key and time; texts are read for their sketches, and dropped.
 
     Args:
-        tells_logprobs: True if the engine tells log-probabilities of any answer; sampled ones are asked for theirs.
+        tells_logprobs: True if the engine returns log-probabilities of any answer; sampled requests ask for them.
         clock: seconds since 1970.
 
     Attributes:
@@ -100,7 +100,7 @@ class Journal:
         """Draw whether a request is sampled; None if it is not.
 
         Args:
-            body: body for the engine; a sampled one asks for log-probabilities too, where the engine tells them.
+            body: body for the engine; a sampled one asks for log-probabilities too, if the engine returns them.
         """
         if not self._settings.sketches or path not in _ANSWERS or not self._today().samples.draws():
             return None

@@ -23,17 +23,16 @@ _NOT_TOLD: Final = -9999.0
 
 
 def ask_for_logprobs(path: str, body: dict[str, object]) -> AnswerLogprobs | None:
-    """Have the engine tell the log-probability of each token of an answer.
+    """Ask the engine for the log-probability of each token of an answer.
 
-    A stream is not asked for more than its client wants: an engine sends events for tokens that it otherwise passes
+    A stream is not asked for more than its client asked for: an engine sends events for tokens that it otherwise passes
     over. A request that an engine may refuse is left as it is.
 
     Args:
         path: route of the request.
         body: body of the request; it gets ``logprobs``, if it is not a stream and the client did not ask for them.
 
-    Returns:
-        A reader of the response; None if the answer tells no log-probabilities, or repeats its prompt.
+    Returns: A reader of the response; None if the answer has no log-probabilities, or repeats its prompt.
     """
     asked = body.get("logprobs", False)
     if body.get("echo") or "logprob_token_ids" in body:
@@ -129,7 +128,7 @@ class AnswerLogprobs:
 
 
 def _values(told: object) -> Iterator[float]:
-    """Yield the log-probabilities that a chat's or a completion's choice tells."""
+    """Yield the log-probabilities of a chat's or a completion's choice."""
     if not isinstance(told, Mapping):
         return
     tokens, values = told.get("content"), told.get("token_logprobs")

@@ -17,7 +17,7 @@ _EVERY_INTERFACE = "[::]:"
 def listen_on_loopback() -> None:
     """Keep this replica's port on loopback if its node is on loopback.
 
-    Elsewhere it stays as it is: a node's address may be one that other nodes know it by, and that it can't bind.
+    Elsewhere it stays as it is: a node's address may be one that other nodes use for it, and that it can't bind.
     """
     import ray
 

@@ -12,7 +12,7 @@ __all__ = ["serve_log_kept"]
 
 @contextmanager
 def serve_log_kept() -> Iterator[None]:
-    """Have Serve's log go on after a block in which :func:`logging.config.dictConfig` was called.
+    """Restore Serve's log after a block in which :func:`logging.config.dictConfig` was called.
 
     That closes every handler of the process. Serve's then has no file: nothing is logged any more, and a Serve
     controller that comes back after its death, and asks each replica for its log's name, takes the error for a sick

@@ -2,7 +2,7 @@
 
 Of Ray's private parts it relies on (a test names each, so that an upgrade that moves one fails there):
 
-* ``ReplicaID`` and ``SERVE_NAMESPACE``, which say what the actors of replicas are called,
+* ``ReplicaID`` and ``SERVE_NAMESPACE``, which make up the names of replicas' actors,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """

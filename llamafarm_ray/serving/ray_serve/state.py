@@ -91,7 +91,7 @@ def http_address() -> tuple[str, int] | None:
 def http_root() -> str | None:
     """Return the root of its URLs, such as ``http://10.0.0.1:8000``; None while Serve isn't running.
 
-    Where it listens on every interface that is the head node's address: a proxy runs there at any rate.
+    If it listens on every interface, that is the head node's address: a proxy runs there at any rate.
     """
     found = http_address()
     if found is None:

@@ -166,7 +166,7 @@ class RolloutController:
         observations: source of the variants' statistics.
         load: has every replica load a version (``name:version``) and returns when they have. It is called when a
             rollout is first seen, and again before each step and promotion, as replicas may have come meanwhile.
-        serves: tells of a candidate whether it is served where ``load`` loads; others' rollouts are left alone.
+        serves: returns True for a candidate that is served where ``load`` loads; others' rollouts are left alone.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class Fleet(Protocol):
 class FleetObservations:
     """Source of ``Observations``: the sum of the replicas' windows, and the ratings in the store.
 
-    Replicas keep what they saw until the rollout is over, so a controller that begins anew gets all of it again. A
+    Replicas keep their samples until the rollout is over, so a controller that starts again gets all of them. A
     replica that dies takes along what it has not handed over yet: to a controller that lives on that is the last
     second; one that begins anew never hears of that replica. Nothing that was handed over is ever taken back.
     """

@@ -30,7 +30,7 @@ _MIN_LATENCIES = 100
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a controller must remember of the windows it saw; plain numbers, so that it can be kept anywhere.
+    """All that a controller must keep of earlier windows; plain numbers, so that it can be kept anywhere.
 
     Attributes:
         baseline: statistics of the baseline, all windows together.

@@ -1,7 +1,7 @@
 """Progress of a rollout in plain numbers, as the controller reports it.
 
-They cross from a controller of one release to a command of another. So a field that is added needs a default, none
-changes what it means, and what is not known here is passed over.
+They cross from a controller of one release to a command of another. So a new field needs a default, no field changes
+its meaning, and unknown fields are ignored.
 """
 
 from __future__ import annotations

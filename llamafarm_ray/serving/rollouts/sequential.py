@@ -1,7 +1,7 @@
 """Sequential tests: evidence that stays valid when it is looked at after every request.
 
-Each function gives the logarithms of likelihood ratios, one for each alternative in :data:`ODDS`, of what a window of
-time showed. Added up over windows, and averaged over the alternatives (:func:`log_mixture`), they are a test
+Each function gives the logarithms of likelihood ratios, one for each alternative in :data:`ODDS`, of the outcomes in a
+window of time. Added up over windows, and averaged over the alternatives (:func:`log_mixture`), they are a test
 supermartingale: while the null hypothesis holds it starts at 1 and is not expected to grow, whatever is looked at and
 whenever one stops. So by Ville's inequality the chance that it *ever* reaches ``1 / alpha`` is at most ``alpha``.
 
@@ -26,8 +26,8 @@ __all__ = ["ODDS", "Logs", "log_mixture", "log_odds_evidence", "log_rate_evidenc
 Logs = npt.NDArray[np.float64]
 
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0])
-"""The alternatives: how many times the odds that the null hypothesis allows. What is worse by less than about a tenth
-is never told apart from what is allowed."""
+"""The alternatives: how many times the odds that the null hypothesis allows. A candidate that is worse by less than
+about a tenth is never told apart from an allowed one."""
 
 
 def log_odds_evidence(count: int, trials: int, baseline_count: int, baseline_trials: int, *, odds_ratio: float) -> Logs:
@@ -35,8 +35,8 @@ def log_odds_evidence(count: int, trials: int, baseline_count: int, baseline_tri
 
     Given how many of all trials had it, how many of those were the variant's follows Fisher's noncentral hypergeometric
     distribution, whose one parameter is the odds ratio: how likely the thing is in itself cancels out, and may change
-    from window to window. An outage that hits both variants is no evidence against either. Where the true ratio is
-    below ``odds_ratio`` the evidence shrinks, as that distribution's likelihood ratio is monotone.
+    from window to window. An outage that hits both variants is no evidence against either. If the true ratio is below
+    ``odds_ratio``, the evidence shrinks, as that distribution's likelihood ratio is monotone.
 
     Args:
         count: number of the variant's trials that had it.

@@ -94,7 +94,7 @@ def roll_out(
     once: bool = False,
     dry_run: bool = False,
 ) -> list[RolloutRecord]:
-    """Have versions take over ``production`` of their models as a configuration says; the rollouts under way then.
+    """Move ``production`` of models to versions, as configured; return the rollouts under way then.
 
     The first version of a model to be deployed becomes its production at once: there is nothing to compare it with. One
     that is production, or is being rolled out to it, is left as it is.
@@ -139,7 +139,7 @@ def roll_out(
 def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
     """Return True if a version was its model's production, or was rolled out to it, and is neither now.
 
-    Where somebody took the alias away, that stands for every version.
+    An alias that someone removed stays removed for every version.
     """
     model = state.models[name]
     moves, removed = model.aliases.get(DEFAULT_ALIAS, ()), model.removed.get(DEFAULT_ALIAS, ())

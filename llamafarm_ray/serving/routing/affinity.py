@@ -55,12 +55,12 @@ class Affinity:
     def __init__(self) -> None:
         self._replicas: list[str] = []
         self._loads: dict[str, float] = {}
-        """How many of the recent requests each replica got."""
+        """Recent requests by replica."""
         self._names: OrderedDict[str, _Asked] = OrderedDict()
         self._num_picks = 0
         self._num_recent = 0.0
         self._left = 1.0
-        """What a request counts for when there was one more."""
+        """Weight of a request after one more request."""
 
     def pick(self, name: str, replicas: list[str]) -> str:
         """The replica for one more request.
@@ -91,7 +91,7 @@ class Affinity:
             asked.ranking = ()
 
     def _age(self) -> None:
-        """There is one request more."""
+        """Count one more request."""
         self._num_picks += 1
         self._num_recent = self._num_recent * self._left + 1
         for replica in self._loads:

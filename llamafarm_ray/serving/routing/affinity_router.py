@@ -3,7 +3,7 @@
 Serve makes one in each process that sends requests to the replicas. The application's router
 (:mod:`llamafarm_ray.serving.deployment.router`) passes the version as ``choose_replica(engine_name=...)``; requests of
 other callers have no name. Serve's own multiplexing is not used: it keeps a popular model on the one replica that has
-it loaded, needs a report of loaded models from each replica, and remembers every name without one.
+it loaded, needs a report of loaded models from each replica, and keeps every name without one.
 
 ``ray.serve.request_router`` is public, as an alpha. Of what a router gets it relies on ``PendingRequest.kwargs`` and
 ``.routing_context.should_backoff``, and on ``RunningReplica.replica_id.unique_id`` (a test names them).

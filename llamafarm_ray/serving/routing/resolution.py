@@ -14,7 +14,7 @@ from llamafarm_ray.types import Digest, ModelKind, ModelRef
 __all__ = ["Target", "is_served", "resolve", "resolve_routed", "served_models", "target_of"]
 
 _MARK = ";"
-"""Between the parts of what the router writes; no name, version or digest holds it."""
+"""Separator of the parts of the router's header; no name, version or digest contains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,14 @@ def resolve(
 
     That is the base's name, ``name``, ``name:version``, ``name@alias``, or the ``name:version#digest`` that an earlier
     response reported. A rollout under way splits the requests to its alias, and those to a bare ``name`` where that
-    means the alias; whoever names a version gets that version.
+    means the alias; a request that names a version gets that version.
 
     Args:
         caller: sender of the request, who gets the same variant of a rollout each time.
 
     Raises:
-        NotFoundError: nothing of that name is served here; the hint says what is near, or which base it belongs to.
+        NotFoundError: nothing of that name is served here; the hint names the nearest ones, or the base that it belongs
+            to.
         PolicyError: a bare name, where ``production`` has rules and is not set.
         InputError: the text is no model reference.
     """
@@ -93,7 +94,7 @@ def resolve_routed(routed: str, state: RegistryState, *, base_name: str, base_di
     """Return the router's target, from :attr:`Target.routed`; never for a client's value.
 
     Raises:
-        NotFoundError: this registry's state does not know the version (yet).
+        NotFoundError: this registry's state does not have the version (yet).
         InputError: it is no such text.
     """
     engine_name, *about = routed.split(_MARK)

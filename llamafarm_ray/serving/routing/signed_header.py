@@ -19,7 +19,7 @@ _MAC_LENGTH = 32
 
 
 class HeaderSigner:
-    """Signer of a router's decisions, by a secret that only the router and its replicas know.
+    """Signer of a router's decisions, by a secret that only the router and its replicas have.
 
     Args:
         secret: made for each deployment; empty where there is no router, and nothing is believed.

@@ -52,7 +52,7 @@ def position(rollout: str, key: str) -> float:
     """Return a key's position in a rollout's traffic: uniform over [0, 100), the same in all processes.
 
     Args:
-        rollout: its id. As a salt it makes the rollouts independent: nobody is always the first to try what is new.
+        rollout: its id. As a salt it makes the rollouts independent: no caller is always the first to get a candidate.
     """
     digest = hashlib.sha256(f"{rollout}\0{key}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 * 100

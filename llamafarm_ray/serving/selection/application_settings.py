@@ -1,6 +1,6 @@
 """The settings that an application leaves with Serve, as plain values in its ``user_config``.
 
-They say what others have to know of it while none of its replicas can be asked.
+Other applications read them while none of its replicas runs.
 """
 
 from __future__ import annotations

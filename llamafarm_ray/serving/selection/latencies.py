@@ -37,7 +37,7 @@ class Latencies:
         return cls(measured, sum(seen.values(), Seen()).latency_ms)
 
     def get(self, ref: str) -> float | None:
-        """That of a version; where it answered nothing yet, that of all: they share one engine."""
+        """Return a version's latency; before its first answer, that of all: they share one engine."""
         return self.by_version.get(ref, self.overall)
 
 
@@ -84,7 +84,7 @@ class Kept(Generic[T]):
         try:
             await self.get()
         except Exception:  # a task of a process: there is nobody to tell but the log
-            logger.exception("What is kept could not be renewed.")
+            logger.exception("The kept values could not be renewed.")
 
     def _age_s(self, last: tuple[float, T]) -> float:
         return self._clock() - last[0]

@@ -1,6 +1,6 @@
 """Selection of the best model for a task: limits, ranking, and the reasons against all others.
 
-Nothing here knows where the numbers come from: a replica has them in memory (:mod:`.catalog`), the client
+Nothing here depends on the source of the numbers: a replica has them in memory (:mod:`.catalog`), the client
 (:mod:`llamafarm_ray.client`) reads them from ``GET /v1/models``.
 """
 
@@ -50,7 +50,7 @@ class Offer:
 
 
 def card_of(offer: Offer) -> dict[str, object]:
-    """Return a model's card: the entry without name and address, which the reader knows."""
+    """Return a model's card: the entry without name and address, which the reader has."""
     return {name: value for name, value in asdict(offer).items() if name not in {"model", "base_url"}}
 
 

@@ -1,8 +1,8 @@
 """The other applications of a registry on the same cluster, whose models a request for ``auto`` can be sent on to.
 
-An application's controller keeps them known, and tells its replicas with the latencies that it tells them anyway. Serve
-lists them with their routes. The controller of each tells its models and latencies. Nobody waits for a look around:
-until it has ended, what is known stands, for a minute.
+An application's controller keeps the list, and sends it to its replicas together with the latencies. Serve lists them
+with their routes. The controller of each reports its models and latencies. Nobody waits for a look around: until it has
+ended, what is known stands, for a minute.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Known:
 
 
 class PeerDiscovery:
-    """Other applications of the cluster, as a controller knows them.
+    """A controller's list of the cluster's other applications.
 
     Args:
         find: those that requests can be sent to; may block.
@@ -140,7 +140,7 @@ class PeerDiscovery:
         return self._found if self._clock() - self._succeeded < _STANDS_S else ()
 
     def look(self) -> asyncio.Task[None] | None:
-        """Begin to look around, if it is time and the last look has ended; the task, for who wants to wait for it."""
+        """Start a search, if it is time and the last one has ended. Return its task, for callers that wait for it."""
         if self._clock() - self._looked >= _LOOK_S and (self._looking is None or self._looking.done()):
             self._looked = self._clock()
             self._looking = asyncio.create_task(self._look())
@@ -150,9 +150,9 @@ class PeerDiscovery:
         try:
             asked = await asyncio.gather(*(self._asked(one) for one in await self._all()))
         except (LlamaFarmError, TimeoutError) as error:
-            logger.info("Which other applications there are is not known: %s", error)
+            logger.info("The other applications could not be listed: %s", error)
         except Exception:  # a task of a process: there is nobody to tell but the log
-            logger.exception("Which other applications there are is not known.")
+            logger.exception("The other applications could not be listed.")
         else:
             self._found = tuple(one for one in asked if one.figures.kinds)
             self._succeeded = self._clock()
@@ -193,7 +193,8 @@ class PeerModels:
     """The models of other applications, described; for a replica, which has the registry's state itself.
 
     Args:
-        admits: tells if a caller admitted here is admitted by another application's settings, see ``Keys.admit_to``.
+        admits: returns True if a caller admitted here is admitted by another application's settings, see
+            ``Keys.admit_to``.
     """
 
     def __init__(self, admits: Callable[[bool | None, Collection[str], Sequence[Header]], bool]) -> None:

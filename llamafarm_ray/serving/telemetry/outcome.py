@@ -40,7 +40,7 @@ class FinishedRequest:
     Attributes:
         target: version that answered, with its side of a rollout.
         latency_s: seconds from its turn at the engine to the end of the response.
-        first_token_s: seconds until a stream's first event; ``None`` of what was no stream or had none.
+        first_token_s: seconds until a stream's first event; ``None`` without a stream, or without an event.
         status: of the HTTP response, or of the error that ended a stream; 0 where none was sent.
     """
 
@@ -65,7 +65,7 @@ class ResponseWatch:
 
     Args:
         send: receiver of the response; events of a stream are expected whole.
-        is_gone: tells whether the client has gone away.
+        is_gone: returns True once the client has gone away.
     """
 
     def __init__(self, send: Send, is_gone: Callable[[], bool]) -> None:

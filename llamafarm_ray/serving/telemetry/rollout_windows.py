@@ -82,7 +82,7 @@ class RolloutWindows:
 
     Args:
         under_way: gives the ids of the rollouts under way; what was seen of others is dropped when a new one begins.
-        clock: seconds since 1970. Where it goes back, time stands still until it has caught up.
+        clock: seconds since 1970. If it goes back, the time stays the same until it has caught up.
     """
 
     def __init__(self, under_way: Callable[[], Collection[str]], clock: Callable[[], float] = time.time) -> None:

@@ -39,7 +39,7 @@ class Usage:
 
 
 def ask_for_usage(body: dict[str, object]) -> bool:
-    """Have a stream end with its usage; return True if the client had not asked for that.
+    """Ask for a stream that ends with its usage; return True if the client had not asked for that.
 
     See ``stream_options`` of https://platform.openai.com/docs/api-reference/chat/create: an event without choices comes
     last.

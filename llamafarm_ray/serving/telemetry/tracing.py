@@ -1,6 +1,7 @@
 """Spans of requests and loads, for OpenTelemetry where an endpoint is configured; otherwise nothing is recorded.
 
-Spans are made and sent by :mod:`.otlp`, which is imported only then. Here is what the rest of a replica knows of them.
+Spans are made and sent by :mod:`.otlp`, which is imported only then. This module has all of the API that the rest of a
+replica uses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Span:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        """The request's, with the span as the parent of what the engine traces."""
+        """The request's, with the span as the parent of the engine's spans."""
 
     def asked(self, body: Mapping[str, object]) -> None:
         """Take in the body that the client sent, once it is known to be sound."""

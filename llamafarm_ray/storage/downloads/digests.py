@@ -17,7 +17,7 @@ def piece_hasher() -> xxhash.xxh3_128:
     """Return a hasher of a piece's bytes, whose digest the sidecar keeps.
 
     It finds bytes that a kill or a crash left damaged on this disk, at a tenth of SHA-256's time. The SHA-256 of the
-    whole file tells whether its bytes are those that were announced.
+    whole file shows whether its bytes are those that were announced.
     """
     return xxhash.xxh3_128()
 

@@ -59,7 +59,7 @@ def fetch(
         wanted: the files; those that are in the folder under their names are not among them.
         patience: limits of time and tries.
         progress: called as bytes arrive, from several threads.
-        note: called with what a user should know: that a file changed, or that its server knows no ranges.
+        note: called with notes for the user: that a file changed, or that its server supports no ranges.
         finished: called with each file before it gets its name.
         connections: number of requests at once.
         piece_bytes: bytes of one request.
@@ -95,7 +95,7 @@ def fetch(
         finally:
             for transfer in transfers if crew.has_ended else ():  # else a thread may still write
                 transfer.close()
-    raise StorageError(f"{wanted[0].remote.shown} keeps changing.", hint="Wait until whoever writes to it is done.")
+    raise StorageError(f"{wanted[0].remote.shown} keeps changing.", hint="Wait until no process writes to it.")
 
 
 def _target(folder: Path, wanted: Wanted) -> Path:

@@ -98,7 +98,7 @@ class DownloadRecord:
 
 
 def boot_id() -> str:
-    """Return what tells one boot of this machine from the next; empty where nothing does."""
+    """Return an id of this boot of the machine; empty if there is none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -57,7 +57,7 @@ class Staging:
         Args:
             patience: limits of time and tries.
             progress: told of bytes.
-            note: told what a user should know.
+            note: called with notes for the user.
             connections: number of requests at once.
             piece_bytes: bytes of one request.
             check_indexes: refuse weights without a file that their index names; False where a user chose among them.

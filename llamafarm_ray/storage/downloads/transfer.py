@@ -55,7 +55,7 @@ class Transfer:
         target: destination; its folder exists.
         patience: limits of time and tries.
         count: told of bytes.
-        note: told what a user should know.
+        note: called with notes for the user.
         stop: set when everything is to end.
     """
 
@@ -163,7 +163,7 @@ class Transfer:
         yield from (piece for piece in range(-(-self.size_bytes // self._piece_bytes)) if piece not in done)
 
     def first(self, spawn: Callable[[list[int]], None]) -> None:
-        """Fetch the first missing piece; as soon as the answer's head tells the size, hand the others to ``spawn``."""
+        """Fetch the first missing piece; hand the others to ``spawn`` once the response's headers give the size."""
         number = next(self.missing(), None)
         if number is None:
             if self._sidecar is None:  # an empty file
@@ -256,7 +256,7 @@ class Transfer:
         self._finished(number, hasher.hexdigest())
 
     def _stream_whole(self, answer: Answer) -> None:
-        """Write a file whose sender knows no ranges, from its first byte to its last."""
+        """Write a file whose server supports no ranges, from its first byte to its last."""
         if self._sidecar is None or self._in_order is None:
             raise AssertionError("written before its sidecar")
         if kept := self._kept_bytes():

@@ -24,7 +24,7 @@ from llamafarm_ray.storage.downloads.remote import Answer, Patience, TransientEr
 __all__ = ["Refusal", "Web", "WebFile", "trusted_authorities"]
 
 Refusal = Callable[[httpx.Response], LlamaFarmError | None]
-"""Makes an error of an answer that says no, where a source knows more than its status."""
+"""Turns a refusal into an error, for sources that report more than a status."""
 
 T = TypeVar("T")
 

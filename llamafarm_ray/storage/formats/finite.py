@@ -1,7 +1,7 @@
 """Search for NaN and infinities in safetensors files: one of them makes every answer garbage.
 
-Told by the bits, so that no dtype needs a library that knows it. Pieces are read, not mapped: a file that is cut while
-it is mapped ends the process.
+The bits are examined, so that no dtype needs a library that supports it. Pieces are read, not mapped: a file that is
+cut while it is mapped ends the process.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ interface, which transformers passes on to attention functions). In half precisi
 does all of them; elsewhere each sequence is attended to by itself with torch's fused kernel. So nothing is padded, no
 T x T mask is built, and a sequence's result is the one it has alone.
 
-Where all sequences begin with the same tokens, such as a system prompt, those may come once, before them, and each
+If all sequences begin with the same tokens, such as a system prompt, those may come once, before them, and each
 sequence attends to them and to itself.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
 
 PACKED_ATTENTION = "llamafarm_packed"
-"""The name under which transformers knows `packed_attention`."""
+"""The name of `packed_attention` in transformers."""
 
 _FLASH_DTYPES = {torch.bfloat16, torch.float16}
 _UNKNOWN_TERMS = ("s_aux", "softcap", "position_bias", "head_mask")
@@ -73,7 +73,7 @@ def packed_attention(
         The result, of shape (1, T, heads, head size), and None for the weights.
 
     Raises:
-        UnsupportedError: the model adds a term to attention that this function doesn't know.
+        UnsupportedError: the model adds a term to attention that this function does not support.
     """
     if cu_seq_lens_q is None:
         output, _ = sdpa_attention_forward(

@@ -16,7 +16,7 @@ __all__ = ["use_fused_kernels"]
 
 
 def use_fused_kernels(model: PreTrainedModel, wanted: Literal["auto"] | bool, device: torch.device) -> bool:
-    """Put fused kernels into a transformers model that Liger knows. The loss stays ours.
+    """Put fused kernels into a transformers model that Liger supports. The loss stays ours.
 
     Args:
         model: not yet wrapped.

@@ -6,14 +6,12 @@ from llamafarm_ray.training.estimate.fit import MARGIN, Alternative, check_fits,
 from llamafarm_ray.training.estimate.machine import Machine, available_memory_bytes
 from llamafarm_ray.training.estimate.memory import MemoryEstimate, estimate_memory
 from llamafarm_ray.training.estimate.recommend import Option, recommend
-from llamafarm_ray.training.estimate.setup import METHODS, STRATEGIES, Setup
+from llamafarm_ray.training.estimate.setup import Setup
 from llamafarm_ray.training.estimate.shape import ModelShape
 from llamafarm_ray.training.estimate.tables import Device, Tables, read_tables
 
 __all__ = [
     "MARGIN",
-    "METHODS",
-    "STRATEGIES",
     "Alternative",
     "Device",
     "DurationEstimate",

@@ -55,7 +55,7 @@ class Activations:
 
     @property
     def _num_updated(self) -> int:
-        """Blocks whose trained weights keep what they read."""
+        """Blocks whose trained weights keep their inputs."""
         return min(self.trained.num_adapted, self.trained.num_reached)
 
     @property
@@ -120,7 +120,7 @@ class Activations:
 
     @property
     def _mlp_bytes(self) -> int:
-        """4-bit layers hand on what they got: fp32."""
+        """4-bit layers pass their inputs on: fp32."""
         return self._stream_bytes if self.setup.method == "qlora" else self._compute_bytes
 
     @property

@@ -29,7 +29,7 @@ class Alternative:
     """A run that fits.
 
     Args:
-        changes: dotted keys of the configuration and what they would have to be.
+        changes: dotted keys of the configuration, and the values that fit.
     """
 
     changes: dict[str, object]
@@ -61,7 +61,7 @@ def check_fits(shape: ModelShape, setup: Setup, memory_bytes: int) -> MemoryEsti
     """Return a run's memory, if it may fit.
 
     Args:
-        memory_bytes: memory of one worker's device; on CPUs its share of what is left.
+        memory_bytes: memory of one worker's device; on CPUs its share of the free memory.
 
     Returns:
         The estimate; compare it with ``memory_bytes`` by `verdict` to say that it will be tight.

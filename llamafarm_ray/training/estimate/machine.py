@@ -53,7 +53,7 @@ class Machine:
 
     @classmethod
     def of_table(cls, device: str, num_devices: int, tables: Tables) -> Machine:
-        """Devices that the tables know.
+        """Devices in the tables.
 
         Raises:
             InputError: they don't.

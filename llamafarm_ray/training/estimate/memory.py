@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from llamafarm_ray.config import METHODS, STRATEGIES
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.training.estimate.activations import Activations
-from llamafarm_ray.training.estimate.setup import METHODS, STRATEGIES, Setup
+from llamafarm_ray.training.estimate.setup import Setup
 from llamafarm_ray.training.estimate.shape import ModelShape
 from llamafarm_ray.training.estimate.trained import Trained
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from llamafarm_ray.config import METHODS
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.training.estimate.duration import DurationEstimate, estimate_duration
 from llamafarm_ray.training.estimate.fit import verdict
 from llamafarm_ray.training.estimate.machine import Machine
 from llamafarm_ray.training.estimate.memory import MemoryEstimate, estimate_memory
-from llamafarm_ray.training.estimate.setup import METHODS, Setup
+from llamafarm_ray.training.estimate.setup import Setup
 from llamafarm_ray.training.estimate.shape import ModelShape
 from llamafarm_ray.training.estimate.tables import Tables
 

@@ -8,12 +8,9 @@ from typing import Literal
 from llamafarm_ray.config import Distributed, MethodParameters
 from llamafarm_ray.training.decided import DecidedTraining
 
-__all__ = ["METHODS", "STRATEGIES", "DeviceKind", "Setup"]
+__all__ = ["DeviceKind", "Setup"]
 
 DeviceKind = Literal["cuda", "cpu"]
-
-METHODS = ("lora", "qlora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter")
-STRATEGIES = ("single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
 
 
 @dataclass(frozen=True, slots=True)

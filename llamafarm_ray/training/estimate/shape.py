@@ -31,8 +31,8 @@ class Linear:
 
     Args:
         name: its last part, as Llama calls it.
-        inputs: width of what it reads.
-        outputs: width of what it writes.
+        inputs: width of its input.
+        outputs: width of its output.
         reads: one of a block's four inputs; layers that read the same one share a saved copy.
     """
 
@@ -86,7 +86,7 @@ class ModelShape:
         if any((config.get(key) or 0) > 1 for key in _EXPERTS) or config.get("is_encoder_decoder"):
             raise UnsupportedError(
                 f"{name} is a mixture of experts or an encoder-decoder, whose memory can't be estimated yet.",
-                hint="Estimates know decoder-only models with one feed-forward network a block.",
+                hint="Estimates support decoder-only models with one feed-forward network a block.",
             )
 
         def first(*keys: str) -> Any:
@@ -199,8 +199,3 @@ class ModelShape:
     def num_parameters(self) -> int:
         """All weights, tied ones counted once."""
         return self.linear_weights + self.other_weights
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of one block."""
-        return self.linear_weights // self.num_layers + 2 * self.hidden_size

@@ -27,7 +27,7 @@ class Device(_Row):
     Attributes:
         memory_gib: its memory, in GiB.
         tflops: dense peak in 1e12 operations a second by number format; formats it lacks are absent.
-        price: US dollars an hour; None where nobody rents it out by a list.
+        price: US dollars an hour; None if no provider lists a price.
         instance: instance of the price.
     """
 
@@ -87,7 +87,7 @@ class Tables(_Row):
         known = self.devices.get(name.strip().lower())
         if known is None:
             raise InputError(
-                f"{name!r} is no device that estimates know.",
+                f"{name!r} is no device in the tables of estimates.",
                 hint=f"{did_you_mean(name.lower(), self.devices)} --prices FILE adds one.",
             )
         return known

@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llamafarm_ray.config import MethodParameters
+from llamafarm_ray.config import BOTTLENECK_METHODS, LOW_RANK_METHODS, MethodParameters
 from llamafarm_ray.training.estimate.shape import Linear, ModelShape
 
 __all__ = ["Trained"]
 
-_WITH_LORA = frozenset({"lora", "qlora", "hybrid_lora_adapter"})
-_WITH_ADAPTER = frozenset({"adapter", "hybrid_lora_adapter"})
 _ALIASES = {"c_attn": ("q_proj", "k_proj", "v_proj"), "c_fc": ("up_proj",), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
 
 
@@ -32,7 +30,7 @@ class Trained:
     @property
     def ranks(self) -> dict[Linear, int]:
         """The linear layers of a block that get a low-rank update, and its rank."""
-        if self.method not in _WITH_LORA:
+        if self.method not in LOW_RANK_METHODS:
             return {}
         targets = self.parameters.target_modules
         if isinstance(targets, str):
@@ -47,7 +45,7 @@ class Trained:
     def num_adapted(self) -> int:
         """Blocks that get low-rank updates."""
         layers = self.parameters.layers_to_transform
-        if self.method not in _WITH_LORA or isinstance(layers, str):
+        if self.method not in LOW_RANK_METHODS or isinstance(layers, str):
             return self.shape.num_layers
         return len(self._adapted_blocks(layers))
 
@@ -55,7 +53,7 @@ class Trained:
     def num_reached(self) -> int:
         """Blocks that gradients are propagated through: all from the lowest that has trained weights."""
         layers, blocks = self.parameters.layers_to_transform, self.shape.num_layers
-        if self.method not in _WITH_LORA or self.num_adapters or isinstance(layers, str):
+        if self.method not in LOW_RANK_METHODS or self.num_adapters or isinstance(layers, str):
             return blocks
         return blocks - min(self._adapted_blocks(layers), default=blocks)
 
@@ -65,7 +63,7 @@ class Trained:
     @property
     def num_adapters(self) -> int:
         """Bottleneck adapters of a block."""
-        if self.method not in _WITH_ADAPTER:
+        if self.method not in BOTTLENECK_METHODS:
             return 0
         return 2 if self.parameters.adapter_type == "houlsby" else 1
 

@@ -42,7 +42,7 @@ def branch(facts: Mapping[str, object], store: CheckpointStore, begin_with: Begi
 
     Raises:
         InputError: there is no such checkpoint.
-        ConflictError: the runs differ in what can't change in the middle of a run.
+        ConflictError: the runs differ in settings that can't change in the middle of a run.
         IntegrityError: the checkpoint is damaged.
         StorageError: it can't be read, or the copy not be written.
     """

@@ -33,7 +33,7 @@ def worker_error(error: Exception) -> LlamaFarmError:
 def is_lost_worker(error: Exception) -> bool:
     """Return True if ``error`` means that another worker is gone: only then does a restart help.
 
-    Where the first one to notice is Ray Train, it takes the process group away from the others.
+    If Ray Train notices it first, it takes the process group away from the others.
     """
     text = str(error).lower()
     return isinstance(error, torch.distributed.DistError) or any(

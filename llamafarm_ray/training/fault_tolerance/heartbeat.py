@@ -50,7 +50,7 @@ class Heartbeat:
         self._longest_s = 0.0
         self._ended = threading.Event()
         self.stop_asked = False
-        """Whether the driver wants the run to stop after a step."""
+        """True if the run has to stop after a step."""
         self._thread = threading.Thread(target=self._run, name="llamafarm-heartbeat", daemon=True)
         self._thread.start()
 

@@ -29,8 +29,8 @@ def continue_or_begin(
     """Say where the run goes on, or make room for a new one.
 
     Args:
-        note: called with what there is to say.
-        restart: forget an unfinished run.
+        note: called with notes for the user.
+        restart: remove an unfinished run.
 
     Raises:
         ConflictError: an unfinished run with other settings would be lost.
@@ -101,7 +101,7 @@ def _last_step(folder: RunFolder) -> int | None:
     """The step of the latest checkpoint of the folder's run.
 
     Raises:
-        StorageError: its storage does not answer, so nobody knows what would be lost.
+        StorageError: its storage does not answer, so its checkpoints can't be listed.
     """
     return max((stored.step for stored in _checkpoints_of(folder).find()), default=None)
 

@@ -1,4 +1,4 @@
-"""``method: auto``: the decision tree, from the hardware found, the model, the data and what the result is for.
+"""``method: auto``: the decision tree, from the hardware found, the model, the data and the purpose of the result.
 
 ::
 

@@ -27,7 +27,7 @@ class HybridLoraAdapterMethod(LoraMethod):
 
     @property
     def served_by(self) -> Server:
-        """See `Method.served_by`: vLLM would know LoRA's half only, and refuses it."""
+        """See `Method.served_by`: vLLM supports LoRA's half only, and refuses it."""
         return "peft"
 
     def check(self, architecture: Architecture) -> None:

@@ -1,4 +1,4 @@
-"""A run that ended badly: the driver says so, once, whoever saw the failure and however far the run came."""
+"""The report of a failed run, written once, by the driver, wherever and whenever the run failed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NOT_FINITE: Final = re.compile(r" is (nan|-?inf)\b")
 def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int, error: BaseException) -> list[str]:
     """Send a failure as an alert, add it to the run's history and write the report.
 
-    To be called when no worker writes to the folder any more. Takes a bounded time, and raises nothing: the error
-    itself is on its way to whoever started the run, whose log says it; so the log is no destination here.
+    To be called when no worker writes to the folder any more. Takes a bounded time, and raises nothing: the caller gets
+    the error itself and logs it, so the log is no destination here.
 
     Args:
         settings: decisions of the driver.
@@ -37,7 +37,7 @@ def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int
     try:
         history = History.read(folder / HISTORY_FILE, total_steps=total_steps)
     except (OSError, ValueError, TypeError, KeyError) as problem:
-        problems.append(f"What the run recorded can't be read: {first_line(problem)}.")
+        problems.append(f"The run's history can't be read: {first_line(problem)}.")
         history = History(total_steps)
     history.run_id = history.run_id or settings.run_id
     is_known = any(alert.kind == "nan" for alert in history.alerts)

@@ -108,7 +108,7 @@ def _num_weights(module: PreTrainedModel) -> int:
 
 
 def peak_flops_per_s(device_name: str, precision: str) -> float | None:
-    """A device's peak, dense, in operations per second; None where the table doesn't know it.
+    """A device's peak, dense, in operations per second; None if it is not in the table.
 
     Args:
         device_name: such as ``"NVIDIA H100 80GB HBM3"``.

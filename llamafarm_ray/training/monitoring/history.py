@@ -151,7 +151,7 @@ def open_lines(
 
     Args:
         path: ``history.jsonl``; its folder is made.
-        keep: tells if a present line stays.
+        keep: returns True for a present line that stays.
 
     Returns:
         A file to which lines are appended.

@@ -65,6 +65,6 @@ class RunListeners:
         self._traces.checkpoint(step, seconds)
 
     def close(self) -> None:
-        """Have the run's gauges go, and send its spans, for two seconds at most."""
+        """Remove the run's gauges and send its spans, within two seconds."""
         self._meters.close()
         self._traces.close()

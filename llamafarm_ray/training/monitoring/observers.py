@@ -134,7 +134,7 @@ class Observers:
         flops: ModelFlops | None = None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> Self:
-        """Begin to look on, or go on where an earlier attempt left. Waits for no server.
+        """Start to observe, or continue an earlier attempt. It waits for no server.
 
         Args:
             settings: decisions of the driver.
@@ -150,7 +150,7 @@ class Observers:
                 history = History.read(folder / HISTORY_FILE, total_steps=total_steps, steps_done=steps_done)
                 history.run_id = history.run_id or settings.run_id
             except (OSError, ValueError, TypeError, KeyError) as error:
-                problem = f"What earlier attempts recorded can't be read: {first_line(error)}."
+                problem = f"The history of earlier attempts can't be read: {first_line(error)}."
         made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops, devices=devices)
         if problem:
             made._warn(problem)

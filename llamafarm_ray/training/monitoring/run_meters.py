@@ -100,7 +100,7 @@ class RunMeters:
         self._set("idle_seconds", time.monotonic() - self._moved)
 
     def close(self) -> None:
-        """Have the run's gauges go."""
+        """Remove the run's gauges."""
         self.ended.set()
 
     def _set(self, name: str, value: float) -> None:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: learn to write what the assistant says, given what came before."""
+"""Supervised fine-tuning: learn the assistant's turns, given the turns before them."""
 
 from __future__ import annotations
 

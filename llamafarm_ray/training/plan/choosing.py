@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llamafarm_ray.config import Config, MethodParameters
+from llamafarm_ray.config import LORA_METHODS, Config, MethodParameters
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.loading import Architecture
 from llamafarm_ray.training.decided import DecidedTraining
@@ -20,8 +20,6 @@ from llamafarm_ray.training.plan.resources import WorkerResources, choose_precis
 from llamafarm_ray.training.strategies import choose_strategy
 
 __all__ = ["Choices", "choose", "choose_max_length"]
-
-_LORA = frozenset({"lora", "qlora"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def choose(
             checkpointing=config.fine_tuning.training.gradient_checkpointing,
         )
         why = "which takes less time without a GPU"
-    elif begun_with == two_thirds(blocks) and method in _LORA and parameters.layers_to_transform == "auto":
+    elif begun_with == two_thirds(blocks) and method in LORA_METHODS and parameters.layers_to_transform == "auto":
         upper = two_thirds(blocks)
     if upper is not None:
         reasons.append(f"The {len(upper)} upper of {blocks} blocks are adapted, {why}.")
@@ -113,7 +111,7 @@ def _choose_rate(config: Config, method: str, architecture: Architecture, passes
         method=method,
         objective=config.fine_tuning.objective,
         hidden_size=architecture.hidden_size,
-        passes=passes if method in _LORA else 1,
+        passes=passes if method in LORA_METHODS else 1,
     )
     if rate != configured:
         reasons.append(

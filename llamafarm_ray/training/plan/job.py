@@ -69,7 +69,7 @@ class TrainingJob:
         strategy: never ``auto``.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         packed: True if rows are concatenated instead of padded.
-        distributed: workers and what they share.
+        distributed: workers, and the division of the work between them.
         seed: of every random choice.
         validation_plan: batches of the validation rows; None without any.
         context_tokens: the mean over tokens of the length of the row they are in.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.config import MethodParameters
+from llamafarm_ray.config import LORA_METHODS, MethodParameters
 
 __all__ = ["two_thirds", "upper_blocks"]
 
-_METHODS = frozenset({"lora", "qlora"})
 _SHARE_OF_LOWER_LAYERS = 3
 """One block of so many is left as it is, from below. A 135M model of 30 blocks, trained so for 26 % less CPU time,
 answered 13 of 40 questions by heart and 31 with passages, and 14 and 29 with all blocks adapted."""
@@ -26,7 +25,7 @@ def upper_blocks(
         checkpointing: True if blocks are computed anew when gradients are propagated: they need gradients from the
             first one on.
     """
-    if on_gpu or checkpointing or passes <= 1 or method not in _METHODS or parameters.layers_to_transform != "auto":
+    if on_gpu or checkpointing or passes <= 1 or method not in LORA_METHODS or parameters.layers_to_transform != "auto":
         return None
     if not isinstance(parameters.target_modules, str) or parameters.rank_pattern or parameters.alpha_pattern:
         return None  # they may name blocks

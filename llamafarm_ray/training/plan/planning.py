@@ -67,7 +67,7 @@ def make_plan(
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
     Args:
-        note: called with what there is to say.
+        note: called with notes for the user.
         earlier: the facts of the unfinished run in the folder, which goes on with the blocks that it chose.
 
     Raises:

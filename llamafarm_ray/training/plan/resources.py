@@ -65,7 +65,7 @@ def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = Non
 
     Args:
         gpus_of_one: GPUs that the machine must have where machines can be started, or as many as any has.
-        note: called with what is waited for.
+        note: called with the reason for a wait.
 
     Raises:
         ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes, or half an hour
@@ -146,7 +146,7 @@ def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResour
 
 
 def choose_precision(configured: str, hardware: Hardware, *, is_half: bool) -> str:
-    """Return the number format: as configured, or by what the devices compute fast and without loss.
+    """Return the number format: as configured, or the one that the devices compute fast and without loss.
 
     GPUs that have bf16 use it, older ones fp16 with a scaled loss. CPUs that have it use bf16 for weights that are
     kept in 16 bits, and fp32 for all others.

@@ -120,7 +120,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def export_state(self) -> Iterator[tuple[str, ParameterState]]:
-        """Each trained parameter with what the optimizer remembers of it, in the order of `trainable`.
+        """Return each trained parameter with its optimizer state, in the order of `trainable`.
 
         Whole tensors, whatever the strategy splits: any number of workers, and any strategy, can go on from them.
         All workers iterate in step, and each gets all.

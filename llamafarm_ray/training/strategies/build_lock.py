@@ -19,9 +19,9 @@ _BUILD_TIMEOUT_S = 900.0
 def only_builder(folder: Path, timeout_s: float = _BUILD_TIMEOUT_S) -> Iterator[None]:
     """Let one process of this machine at a time compile into ``folder``; the others wait, then find it built.
 
-    torch marks a build with a file ``lock`` that outlives a killed process, and on which the next one would wait
-    for ever. Here a lock of the operating system, which dies with its process, is taken first: whoever holds it knows
-    that a ``lock`` file lying around is nobody's, and removes it.
+    torch marks a build with a file ``lock`` that outlives a killed process, and on which the next one would wait for
+    ever. Here a lock of the operating system, which dies with its process, is taken first: its holder knows that no
+    process uses a ``lock`` file that is left, and removes it.
 
     Raises:
         TrainingError: another process still builds after ``timeout_s`` seconds.

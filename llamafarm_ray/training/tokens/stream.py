@@ -46,7 +46,7 @@ def read_epoch(rows: object, epoch: int, skip: int, *, seed: int, buffer_rows: i
 
 
 def _tables(rows: Any, size: int, *, first: int) -> Iterator[pa.Table]:
-    """The stream in tables of ``size`` rows; the first one of ``first`` rows, and the last one of what is left."""
+    """Yield tables of ``size`` rows; the first one of ``first`` rows, and the last one of the remaining rows."""
     held: list[pa.Table] = []
     num_held, wanted = 0, max(1, first)
     for block in rows.iter_batches(batch_size=min(size, 4096), batch_format="pyarrow", prefetch_batches=1):

@@ -54,7 +54,7 @@ class UsageReport:
 
     Args:
         since: the first day.
-        rows: those with most tokens first; deployed versions that nobody used last.
+        rows: those with most tokens first; unused deployed versions last.
         idle_cpu_s: CPU seconds of replicas that served nothing on a day.
         idle_gpu_s: GPU seconds likewise.
     """

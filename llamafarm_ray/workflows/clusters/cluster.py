@@ -75,8 +75,8 @@ def connect(
 ) -> Iterator[ClusterInfo]:
     """Use the cluster at ``address`` (or ``$RAY_ADDRESS``) for the time of a block.
 
-    Without an address it is the Ray that ``llamafarm up`` started on this machine. Where there is none either, or the
-    address is ``local``, one is started that ends with the block, and every process of it.
+    Without an address it is the Ray that ``llamafarm up`` started on this machine. If there is none either, or the
+    address is ``local``, one is started, which ends with the block and with all of its processes.
 
     Args:
         with_dashboard: give a Ray that is started here a dashboard.

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def within(seconds: float, call: Callable[[], T]) -> T:
     """Return a call's result, or raise its error, if it ends in time; it goes on in a thread if it does not.
 
-    Ray's calls wait for ever where nobody answers.
+    Ray's calls wait forever for an address that does not answer.
 
     Args:
         call: function without arguments.

@@ -40,7 +40,7 @@ def ask(
         question: the user's message.
         max_tokens: the answer's length at most.
         temperature: 0 is greedy: the same question, the same answer.
-        key: proves who asks, where the endpoint wants to know.
+        key: API key, if the endpoint asks for one.
         user: user of the request, for a rollout that sends all requests of a user to the same version.
 
     Raises:

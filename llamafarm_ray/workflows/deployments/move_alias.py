@@ -78,7 +78,7 @@ def rollback(
 ) -> Moved:
     """Point an alias at its earlier target, or at a named version, as :func:`promote` does.
 
-    In an emergency nobody waits for replicas that are part of it: what has not loaded the version after half a minute,
+    In an emergency it does not wait for failing replicas: one that has not loaded the version after half a minute,
     or can't say, loads it later. Only an engine's refusal keeps the alias where it is.
 
     Raises:
@@ -144,7 +144,7 @@ def _load(
     must_answer: bool,
     is_urgent: bool,
 ) -> _Loaded:
-    """Have the replicas of one cluster load a version, as far as they are there; an urgent one for a while only."""
+    """Load a version on the running replicas of one cluster; an urgent one with a time limit."""
     from ray.exceptions import RayError  # only who deploys needs it
     from ray.serve.exceptions import RayServeException
 

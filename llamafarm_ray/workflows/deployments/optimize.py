@@ -65,7 +65,7 @@ class Optimized:
         config: a configuration for `deploy`: ``base_model`` and ``deployment``.
         tokens_per_s: of all answers that are written at the same time.
         first_token_s: seconds to the first token; ``None`` on this machine, whose trials are for the rate.
-        trials: rows of what was tried or predicted, the best first.
+        trials: rows of tried and predicted settings, the best first.
     """
 
     target: str

@@ -50,7 +50,7 @@ def rollouts(
 
     Args:
         registry: the registry to read.
-        name: only this model's; by default those of all models that whoever asks may read.
+        name: only this model's; by default those of all models that the caller may read.
         alias: only those to this alias.
         every: also those that are over; by default of each alias the one under way, or with ``name`` the newest.
 

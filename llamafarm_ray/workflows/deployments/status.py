@@ -54,7 +54,7 @@ class VersionStatus:
 
     Attributes:
         ref: ``name:version``, or the base's name.
-        digest: of its manifest; empty for the base, and for what the registry does not know.
+        digest: of its manifest; empty for the base, and for versions that are not registered.
         aliases: those that point at it now.
     """
 
@@ -108,7 +108,7 @@ def cluster_of(registry: RegistryApi) -> str | None:
 def cluster_status(registry: RegistryApi) -> Status:
     """Return the status of the connected cluster, with the registry's facts.
 
-    Of versions and rollouts those that whoever asks may read.
+    It lists the versions and rollouts that the caller may read.
     """
     from llamafarm_ray.serving.ray_serve.replicas import applications  # reads the environment
     from llamafarm_ray.serving.ray_serve.state import http_root  # reads the environment

@@ -24,7 +24,8 @@ __all__ = ["GgufTokens"]
 _BASE: Final = "base"
 _ADAPTED: Final = "adapted"
 _PARALLEL: Final = 1
-"""Answers at the same time: with several, llama.cpp's batches and so its last digits depend on who asks when."""
+"""Answers at the same time: with several, llama.cpp's batches and so its last digits depend on the times of
+requests."""
 
 
 class GgufTokens:

@@ -40,7 +40,7 @@ from llamafarm_ray.workflows.evaluation.retrieval import retrieve
 __all__ = ["QUESTIONS", "Exam", "exam_of_files", "exam_of_rows", "sentences_by_vectors"]
 
 QUESTIONS = "questions"
-"""Name of the set of ``evaluation.questions``, in what is said of contamination."""
+"""Name of the set of ``evaluation.questions`` in notes on contamination."""
 
 Progress = Callable[[str, float], None]
 
@@ -50,7 +50,7 @@ class Exam:
     """Questions that are ready to be asked.
 
     Args:
-        data: digest of the questions, and of what is retrieved from, by mode.
+        data: digest of the questions, and of the passages searched, by mode.
         settings: digest of the settings by mode.
         kept: answers of a retriever of the user's own, to be cleared when the evaluation is done; None without any.
     """

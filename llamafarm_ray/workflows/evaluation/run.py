@@ -57,7 +57,7 @@ class EvaluationRun:
     """An evaluation that can start: everything that can be known to be wrong without a cluster was looked at.
 
     Attributes:
-        config: ``evaluation`` says what is measured.
+        config: ``evaluation`` lists the measurements.
         rival: the model to compare with; None: the base without the adapter.
         examples: the dataset with the examples; None where questions alone are asked.
         whole: True to ask all of ``examples``, False to ask the held-out split.

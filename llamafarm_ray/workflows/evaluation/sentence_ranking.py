@@ -41,7 +41,7 @@ def ranked_by_base_model(
     Args:
         exam: the exam, with what retrieval found.
         settings: the section ``evaluation``.
-        home: keeps what the model learns from the lessons; None keeps nothing.
+        home: keeps the model's results on the lessons; None keeps nothing.
         on_progress: called with a stage and the fraction of it that is done.
 
     Raises:

@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"
 """Folder of a home in a bucket, for the checkpoints of runs on several nodes."""
 
 GENERATION_CACHE = "cache/generation"
-"""Folder of a home with the answers of models that write pairs, and with what they learned for it; may be deleted."""
+"""Folder of a home with the answers of models that write pairs, and their results on lessons; may be deleted."""
 
 
 def fetch_base(base: BaseModel, home: str) -> Path:

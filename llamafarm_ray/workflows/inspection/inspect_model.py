@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llamafarm_ray.config import METHODS
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import AdapterConfig
 from llamafarm_ray.models.adapters.needs import check_served, why_not_vllm
@@ -20,7 +21,6 @@ __all__ = ["InspectedModel", "inspect_model", "inspect_opened"]
 
 _SERVED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "Model", "ForMaskedLM")
 """Endings of the classes that write text, or give texts vectors."""
-_METHODS = ("full", "lora", "qlora", "adapter", "prefix_tuning", "hybrid_lora_adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _notes(found: Inspection) -> tuple[str, ...]:
 def _trained_by(found: Inspection) -> tuple[str, ...]:
     is_text = found.format == "safetensors" and found.architecture.endswith(("ForCausalLM", "LMHeadModel"))
     is_usable = is_text and not found.is_adapter and not found.problems and bool(found.tokenizer)
-    return tuple(one for one in _METHODS if one not in _untrainable(found)) if is_usable else ()
+    return tuple(one for one in METHODS if one not in _untrainable(found)) if is_usable else ()
 
 
 def _untrainable(found: Inspection) -> Collection[str]:
@@ -135,4 +135,4 @@ def _untrainable(found: Inspection) -> Collection[str]:
             return ("qlora",)
         case "bitsandbytes":
             return ("full",)
-    return _METHODS
+    return METHODS

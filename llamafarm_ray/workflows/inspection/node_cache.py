@@ -137,9 +137,7 @@ def evict(
         ConflictError: a named model is in use, pinned or referenced.
     """
     if bool(references) == (limit is not None):
-        raise InputError(
-            "Either models or a limit say what is to go.", hint="Name models, or how much may stay: --max 20GB."
-        )
+        raise InputError("Give either models or a limit.", hint="Name models, or how much may stay: --max 20GB.")
     num_bytes = _num_bytes(limit) if limit is not None else None
     registry.refresh()
     cache = registry.content.node_cache

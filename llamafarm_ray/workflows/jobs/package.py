@@ -18,10 +18,10 @@ __all__ = ["MAX_PACKAGE_BYTES", "OUTPUTS", "WorkingDirectory", "plain_name"]
 MAX_PACKAGE_BYTES = 512 * 1024**2
 """Ray takes no larger message (its ``max_grpc_message_size``), and keeps a package in the head node's memory."""
 OUTPUTS = "llamafarm-jobs"
-"""Folder in the home directory of who runs jobs there: below it is what they wrote to relative paths."""
+"""Folder in the home directory of the user who runs jobs there; it holds their outputs with relative paths."""
 
 _LEFT_OUT = frozenset({"__pycache__", "mlruns", "node_modules", "runs", "trained_models", "venv", "wandb"})
-"""Folders of any depth that hold what was made, not what is needed; so do those whose name starts with a dot."""
+"""Folders of any depth that hold outputs, not inputs; so do those whose name starts with a dot."""
 _NUM_NAMED = 5
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The oldest time that a zip file can hold; all members get it, so that the same files make the same package."""
@@ -55,7 +55,7 @@ class WorkingDirectory:
         if folder == Path(folder.anchor) or folder == Path.home().resolve():
             raise InputError(
                 f"A job takes the working directory along, and that is {folder} now.",
-                hint="Start it in a folder that holds what the job needs and nothing private.",
+                hint="Start it in a folder that holds the job's inputs and nothing private.",
             )
         return cls(folder)
 

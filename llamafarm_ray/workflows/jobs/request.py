@@ -43,7 +43,7 @@ class JobRequest:
     Attributes:
         verb: ``train``, ``create-dataset``, ...
         inputs: options that name a file, a folder or something else to read, with their values.
-        outputs: options that name what is written, with its paths.
+        outputs: options that name outputs, with their paths.
         flags: options without a value.
     """
 

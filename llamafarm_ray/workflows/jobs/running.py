@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["RunningJob"]
 
 _SILENCE_S = 3.0
+"""After so long without output, the job server is asked for the job's status."""
 _PATIENCE_S = 300.0
+"""Longest wait for a lost connection."""
 _BETWEEN_TRIES_S = 2.0
 
 
@@ -28,24 +30,12 @@ class RunningJob:
 
     Args:
         on_trouble: called with a line about a connection that is lost, or there again.
-        patience_s: seconds to wait for a lost connection.
-        silence_s: seconds without output after which the job server is asked how the job is.
     """
 
-    def __init__(
-        self,
-        server: JobServer,
-        job_id: str,
-        *,
-        on_trouble: Callable[[str], None] = lambda _: None,
-        patience_s: float = _PATIENCE_S,
-        silence_s: float = _SILENCE_S,
-    ) -> None:
+    def __init__(self, server: JobServer, job_id: str, *, on_trouble: Callable[[str], None] = lambda _: None) -> None:
         self.job_id = job_id
         self._server = server
         self._on_trouble = on_trouble
-        self._patience_s = patience_s
-        self._silence_s = silence_s
         self._num_read = 0
         self._details: JobDetails | None = None
 
@@ -65,7 +55,7 @@ class RunningJob:
                     yield self._unread()
                 self._details = details
                 return
-            time.sleep(self._silence_s / 10)
+            time.sleep(_SILENCE_S / 10)
 
     def exit_status(self) -> int:
         """Return an ended job's exit status, or 128 and the signal's number if a signal ended it.
@@ -103,7 +93,7 @@ class RunningJob:
         position = 0
         while True:
             try:
-                piece = arriving.get(timeout=self._silence_s)
+                piece = arriving.get(timeout=_SILENCE_S)
             except queue.Empty:
                 details, lost = self._ask()
                 if lost or details.status.is_terminal():
@@ -151,13 +141,13 @@ class RunningJob:
                 if lost_at is None:
                     lost_at = time.monotonic()
                     self._on_trouble(f"The connection is lost ({error}) Trying again; the job does not notice.")
-                if time.monotonic() - lost_at > self._patience_s:
+                if time.monotonic() - lost_at > _PATIENCE_S:
                     raise ClusterError(
-                        f"{self._server.address} has not answered for {self._patience_s:.0f} s. "
+                        f"{self._server.address} has not answered for {_PATIENCE_S:.0f} s. "
                         f"The job {self.job_id} was left alone.",
                         hint=f"Follow it: ray job logs --follow --address {self._server.address} {self.job_id}",
                     ) from None
-                time.sleep(min(_BETWEEN_TRIES_S, self._patience_s / 5))
+                time.sleep(min(_BETWEEN_TRIES_S, _PATIENCE_S / 5))
                 continue
             if lost_at is not None:
                 self._on_trouble("The connection is there again.")

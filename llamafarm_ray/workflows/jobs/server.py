@@ -164,7 +164,7 @@ class JobServer:
         """Return the caller's identity as a ``runtime_env``, for the registry's audit and its access rules.
 
         Raises:
-            AccessDeniedError: the token would be sent to a job server that asks nobody for one.
+            AccessDeniedError: the token would be sent to a job server that does not ask for one.
         """
         who = Identity.from_environment()
         made: dict[str, Any] = {"env_vars": {"LLAMAFARM_PRINCIPAL": who.user}}

@@ -34,7 +34,7 @@ __all__ = [
 SECRET = "llamafarm"  # noqa: S105  (its name)
 """The Kubernetes secret whose keys are environment variables of all pods: LLAMAFARM_TOKEN, the bucket's credentials."""
 DIGEST = "llamafarm-ray/digest"
-"""Annotation of a RayJob: digest of what was applied, by which another one of its name is told from it."""
+"""Annotation of a RayJob: digest of the applied manifest, which tells it from another one of its name."""
 
 _ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
 _CACHE = "/var/cache/llamafarm"

@@ -52,7 +52,7 @@ def ray_service(config: Config, registry: RegistryApi, model: str | None = None)
         model: a base model, or an adapter to serve on its base; a folder or a reference.
 
     Raises:
-        InputError: there is no image; the home or the base model is in a folder of this machine; or nobody could use
+        InputError: there is no image; the home or the base model is in a folder of this machine; or no one could use
             the endpoint, see :func:`llamafarm_ray.serving.gateway.auth.check_keys`.
         NotFoundError: an adapter is not registered.
         ConflictError: the base model or an adapter is retired.

@@ -1,4 +1,4 @@
-"""Convert a model or an adapter to another format; nothing appears that was not measured against its source."""
+"""Convert a model or an adapter to another format; each result is measured against its source."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from llamafarm_ray.storage.downloads.downloads import Report
 from llamafarm_ray.storage.downloads.providers.wanted_files import SIGNATURE_NAME
 from llamafarm_ray.storage.downloads.record import DownloadRecord
 from llamafarm_ray.types import Digest
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 __all__ = ["RECORD_NAME", "Downloaded", "download"]
 
@@ -84,7 +84,9 @@ def download(
     version = None
     if name is not None:
         description = f"Downloaded from {record.source}{f' at {record.resolved}' if record.resolved else ''}.{signed}"
-        asked = Registration(found.folder, name=name, license=record.licence or None, description=description)
+        asked = Registration(
+            found.folder, name=name, facts=stated(license=record.licence or None, description=description)
+        )
         version = register(registry, asked)
     folder = found.folder
     if output is not None:

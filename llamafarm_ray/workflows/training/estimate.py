@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import LORA_METHODS, STRATEGIES, Config
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage.downloads.providers.spelling import is_source
 from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.estimate import (
-    METHODS,
-    STRATEGIES,
     Alternative,
     DurationEstimate,
     Machine,
@@ -120,7 +118,7 @@ def estimate_run(
         all_options: True to try every method and strategy.
 
     Raises:
-        UserError: the model, the device or the prices are unusable, or what is asked can't be combined.
+        UserError: the model, the device or the prices are unusable, or the requested settings can't be combined.
     """
     tables, notes = read_tables(prices), list[str]()
     shape = find_shape(config.base_model, tables, open_registry, notes)
@@ -208,7 +206,7 @@ def find_shape(
     """The shape of a base model: from a folder, a size, the registry, or the size in a hub id's name. Fetches nothing.
 
     Raises:
-        InputError: there is no reference, or what it names has no usable config.json.
+        InputError: there is no reference, or the model that it names has no usable config.json.
         NotFoundError: nothing is known of it.
         UnsupportedError: it is a mixture of experts.
     """
@@ -264,7 +262,7 @@ def _plain_strategy(strategy: str, num_workers: int) -> str:
 def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, notes: list[str]) -> Setup:
     """Return the setup with open settings filled in: the plainest that fits."""
     tuning = config.fine_tuning
-    methods = METHODS[:2] if tuning.method == "auto" else (setup.method,)
+    methods = LORA_METHODS if tuning.method == "auto" else (setup.method,)
     strategies = [setup.strategy]
     if tuning.distributed.strategy == "auto" and setup.num_workers > 1:
         strategies = [name for name in STRATEGIES[1:] if name != "deepspeed_zero1"]

@@ -91,12 +91,12 @@ def _wait_until_free(folder: RunFolder) -> None:
 class _Watcher:
     """Says a trial's metric at each point of comparison.
 
-    Validation losses come from the run's history, others are the mean of what the steps since the last point said.
+    Validation losses come from the run's history; other metrics are means over the steps since the last point.
 
     Args:
         folder: of the run; its history is read as it is written.
         every: steps between two points.
-        kept: folder for the checkpoints at the points of comparison; None if nobody will need them.
+        kept: folder for the checkpoints at the points of comparison; None if they are not needed.
     """
 
     def __init__(self, folder: RunFolder, metric: str, every: int, report: Report, *, kept: Path | None) -> None:

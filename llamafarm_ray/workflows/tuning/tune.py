@@ -75,7 +75,7 @@ class TuningRun:
     """A sweep that can start: everything that can be known to be wrong without a cluster was looked at.
 
     Attributes:
-        config: ``tuning`` says what is tried.
+        config: ``tuning`` has the settings to try.
         registry: registry for datasets and the base model.
         output: the folder that the best model becomes.
         domains: searched domains; None where they are left open (AutoML).

@@ -80,7 +80,7 @@ def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, .
 
 
 def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, object]:
-    """Return a version for programs: its fields as registered, and what they have become.
+    """Return a version for programs: its fields as registered, and their present values.
 
     ``approvals`` names everybody who gave one; :func:`describe` those whose approval counts.
     """

@@ -6,35 +6,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.registry.events import VersionFacts
 from llamafarm_ray.storage.downloads.record import find_licence
 from llamafarm_ray.types import ModelKind
 
 __all__ = ["inherited_facts"]
 
 
-def inherited_facts(
-    registry: RegistryApi, sources: Iterable[str], folder: Path, *, is_adapter: bool
-) -> dict[str, object]:
-    """Return the facts that a model inherits from its parents.
+def inherited_facts(registry: RegistryApi, facts: VersionFacts, folder: Path, *, is_adapter: bool) -> VersionFacts:
+    """Return a model's facts, with the missing ones that it inherits from its parents; those of several together.
 
     Args:
-        sources: manifest digests of what it was made from.
         folder: its own files; their card or GGUF header names the licence where no registered source does.
         is_adapter: True for an adapter, which holds none of its base's weights.
-
-    Returns:
-        ``license``, ``usage_restrictions`` and ``capabilities``, each only where there is one; those of several
-        sources together.
     """
-    found = [record.registered for record in _records(registry, sources, is_adapter=is_adapter)]
+    found = [record.registered for record in _records(registry, facts.derived_from, is_adapter=is_adapter)]
     names = [path.name for path in folder.iterdir() if path.is_file()]
     licences = _distinct(one.license for one in found) or _distinct([find_licence(folder, names)])
-    facts = {
+    inherited = {
         "license": " AND ".join(licences),
         "usage_restrictions": " ".join(_distinct(one.usage_restrictions for one in found)),
         "capabilities": tuple(_distinct(name for one in found for name in one.capabilities)),
     }
-    return {name: value for name, value in facts.items() if value}
+    return facts.model_copy(update={name: value for name, value in inherited.items() if not getattr(facts, name)})
 
 
 def _records(registry: RegistryApi, sources: Iterable[str], *, is_adapter: bool) -> Iterator[VersionRecord]:

@@ -24,7 +24,7 @@ class RankedVersion:
     Args:
         rank: its place; equal scores share one.
         ref: ``name:version``.
-        baseline: the score of what it was compared with; None if it was not.
+        baseline: the score of the baseline; None without one.
         verdict: ``better``, ``worse`` or ``noise`` against that; empty if it is not known.
     """
 

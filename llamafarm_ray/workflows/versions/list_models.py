@@ -42,7 +42,7 @@ def list_versions(
         registry: the registry to read.
         kind: ``adapter``, ``base``, ... (the plural is understood).
         filters: conditions, see `llamafarm_ray.workflows.versions.filters`; all must hold.
-        namespace: only the models in it; by default all that whoever asks may read.
+        namespace: only the models in it; by default all that the caller may read.
         include_ended: retired versions too; a filter for a status has them anyway.
         at: as of when; now by default.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,17 @@ from llamafarm_ray.models.formats.files import FolderFiles
 from llamafarm_ray.models.formats.inspection import inspect_files
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
-from llamafarm_ray.registry import RegistryApi, VersionRecord, check_free_for, check_name, check_new_alias, find_base
-from llamafarm_ray.registry.commands import Bump
-from llamafarm_ray.registry.events import WEIGHTS
+from llamafarm_ray.registry import (
+    RegistryApi,
+    RegistryState,
+    VersionRecord,
+    check_free_for,
+    check_name,
+    check_new_alias,
+    find_base,
+)
+from llamafarm_ray.registry.commands import Bump, event_of
+from llamafarm_ray.registry.events import WEIGHTS, AdapterFacts, StatedFacts, VersionFacts
 from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.formats.gguf import read_gguf
@@ -32,12 +40,12 @@ from llamafarm_ray.workflows.versions.prove import check_same_base, known_base, 
 _QUANTIZE = "quantize"
 """The command whose results are forms of their source, whatever their files."""
 
-__all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained"]
+__all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained", "stated"]
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """Registration as the user asks for it; missing facts come from the run's own record.
+    """Registration as the user asks for it.
 
     Attributes:
         folder: the adapter's or model's files.
@@ -45,11 +53,9 @@ class Registration:
         version: the number; the next free one by default.
         bump: the part that the next free number raises: major, minor (the default) or patch. With it, files and facts
             that are registered already become another version.
+        facts: the facts that the user states; others come from the run's record, from the registered models that it
+            was made from, and from its own card.
         performance_metrics: a JSON file with evaluation results.
-        domain, description, tags: to find it by.
-        license, capabilities, usage_restrictions: to judge it by; by default those of the registered models that it
-            was made from, and the licence that its own card names.
-        run: the training run that made it.
         alias: an alias that shall point at it.
         idempotency_key: key that makes a repeated call the same call.
         fix_names: True to correct well-known wrong names of an adapter's tensors.
@@ -59,17 +65,8 @@ class Registration:
     name: str | None = None
     version: str | None = None
     bump: str | None = None
-    base_model: str | None = None
-    method: str | None = None
-    dataset: str | None = None
+    facts: StatedFacts = field(default_factory=StatedFacts)
     performance_metrics: Path | None = None
-    domain: str | None = None
-    description: str | None = None
-    license: str | None = None
-    tags: tuple[str, ...] = ()
-    capabilities: tuple[str, ...] = ()
-    usage_restrictions: str | None = None
-    run: str | None = None
     alias: str | None = None
     idempotency_key: str | None = None
     fix_names: bool = False
@@ -82,8 +79,8 @@ def register(
 
     Args:
         registry: registry that gets the version.
-        asked: the folder, and what is said of it.
-        on_note: called with what a user should know beside the result.
+        asked: the folder, and the facts that are stated about it.
+        on_note: called with notes for the user.
 
     Raises:
         InputError: the folder is no model or adapter, a file or name given is unusable, or an adapter does not fit its
@@ -95,7 +92,7 @@ def register(
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", hint="Give the folder that `train` wrote.")
     record, bump = read_run_record(folder), _bump(asked)
-    is_derived = asked.base_model is not None or record.get("made_by") == _QUANTIZE
+    is_derived = bool(asked.facts.base_model) or record.get("made_by") == _QUANTIZE
     kind = _kind(folder, is_derived=is_derived)
     name = asked.name or folder.resolve().name
     check_name(name)
@@ -103,24 +100,30 @@ def register(
     if asked.alias:
         check_new_alias(asked.alias, state, name)
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
-    details = _details(asked, record) | _dataset(registry, asked.dataset)
-    more = inherited_facts(registry, details["derived_from"], folder, is_adapter=kind is ModelKind.ADAPTER)
-    details |= {name: value for name, value in more.items() if not details[name]}
-    if kind is ModelKind.BASE and details["method"]:
+    facts = _facts(asked, record, registry.state)
+    facts = inherited_facts(registry, facts, folder, is_adapter=kind is ModelKind.ADAPTER)
+    if kind is ModelKind.BASE and facts.method:
         kind = ModelKind.MERGED
     check_free_for(kind, name, registry.state)
     base = None
     if kind in {ModelKind.ADAPTER, ModelKind.QUANTIZED}:
-        more, base = _base(registry, asked, details)
-        details |= more
-        if kind is ModelKind.QUANTIZED and is_packed(folder):
-            details["parameters"] = {**details["parameters"], WEIGHTS: "safetensors"}
-        elif kind is ModelKind.ADAPTER and weight_formats(folder)[:1] == ("gguf",):
-            details["parameters"] = {**details["parameters"], WEIGHTS: "gguf"}
+        facts, base = _base(registry, asked, facts)
+        facts = _with_format(facts, kind, folder)
     if names := left_out(folder):
         on_note(f"Left out, since they are no weights: {', '.join(names)}.")
-    with _checked(folder, base, asked, on_note) as (files, facts):
-        version = _registered(registry, asked, files, name=name, kind=kind, bump=bump, details=details | facts)
+    with _checked(folder, base, asked, on_note) as (files, adapter):
+        is_open = asked.version is None and asked.bump is None and asked.idempotency_key is None
+        version = _same_version(registry, name, files, facts) if is_open else None
+        version = version or registry.register(
+            files,
+            name=name,
+            version=asked.version,
+            bump=bump,
+            kind=kind,
+            idempotency_key=asked.idempotency_key,
+            adapter=adapter,
+            **facts.model_dump(),
+        )
     if asked.alias:
         try:
             registry.promote(version.ref, asked.alias, reason="registered")
@@ -133,11 +136,11 @@ def register(
 @contextlib.contextmanager
 def _checked(
     folder: Path, base: Path | None, asked: Registration, on_note: Callable[[str], None]
-) -> Iterator[tuple[Path, dict[str, object]]]:
+) -> Iterator[tuple[Path, AdapterFacts | None]]:
     """Prove an adapter, or check a whole model, for the time of a block: the folder to register, and the findings."""
     if not (folder / "adapter_config.json").is_file():
         _check_whole(folder, on_note)
-        yield folder, {}
+        yield folder, None
         return
     with proved_folder(folder, base, fix_names=asked.fix_names) as proved:
         facts = proved.facts
@@ -147,7 +150,7 @@ def _checked(
             on_note(f"It has {facts.not_for_vllm}, which vLLM can't serve: engine transformers is chosen for it.")
         if facts.renamed:
             on_note(f"Its tensors were renamed: {facts.renamed}.")
-        yield proved.folder, {"adapter": facts.model_dump()}
+        yield proved.folder, facts
 
 
 def _check_whole(folder: Path, on_note: Callable[[str], None]) -> None:
@@ -168,30 +171,6 @@ def _check_whole(folder: Path, on_note: Callable[[str], None]) -> None:
         on_note(problem)
 
 
-def _registered(
-    registry: RegistryApi,
-    asked: Registration,
-    folder: Path,
-    *,
-    name: str,
-    kind: ModelKind,
-    bump: Bump,
-    details: dict[str, Any],
-) -> VersionRecord:
-    is_open = asked.version is None and asked.bump is None and asked.idempotency_key is None
-    if is_open and (version := _same_version(registry, name, folder, details)) is not None:
-        return version
-    return registry.register(
-        folder,
-        name=name,
-        version=asked.version,
-        bump=bump,
-        kind=kind,
-        idempotency_key=asked.idempotency_key,
-        **details,
-    )
-
-
 def register_trained(registry: RegistryApi, config: Config, folder: Path, *, run: str | None = None) -> VersionRecord:
     """Register a configuration's trained model, under its name and with its description.
 
@@ -205,58 +184,65 @@ def register_trained(registry: RegistryApi, config: Config, folder: Path, *, run
         folder=folder,
         name=config.name,
         version=config.version,
-        domain=config.domain,
-        description=config.description,
-        license=config.license,
-        tags=config.tags,
-        run=run,
+        facts=stated(
+            domain=config.domain, description=config.description, license=config.license, tags=config.tags, run=run
+        ),
     )
     with step("register", {"llamafarm.model": config.name}):
         return register(registry, asked)
 
 
-def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the origin of a version: the user's facts, else the run's record."""
-    lineage = record.get("lineage", {})
-    metrics = read_metrics(asked.performance_metrics) if asked.performance_metrics else record.get("metrics", {})
-    return {
-        "base_model": asked.base_model or lineage.get("base_model", ""),
-        "base_digest": lineage.get("base_digest"),
-        "derived_from": tuple(lineage.get("derived_from", ())),
-        "method": asked.method or record.get("method", ""),
-        "parameters": lineage.get("parameters", {}),
-        "dataset": lineage.get("dataset", ""),
-        "dataset_digest": lineage.get("dataset_digest"),
-        "config_digest": lineage.get("config_digest"),
-        "run": asked.run or "",
-        "metrics": metrics,
-        "license": asked.license or "",
-        "usage_restrictions": asked.usage_restrictions or "",
-        "capabilities": asked.capabilities,
-        "domain": asked.domain or "",
-        "description": asked.description or "",
-        "tags": asked.tags,
-    }
+def stated(**facts: object) -> StatedFacts:
+    """Return the facts that a user states, ``None`` for those that were not given.
+
+    Raises:
+        InputError: a value is unusable.
+    """
+    return event_of(StatedFacts, **{name: value for name, value in facts.items() if value is not None})
 
 
-def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> tuple[dict[str, object], Path | None]:
-    """Return the base that an adapter is tied to, and its folder with weights in safetensors, where that is here.
+def _facts(asked: Registration, record: dict[str, Any], state: RegistryState) -> VersionFacts:
+    """Return the facts of a version: those that the user states, else those that the run's record has."""
+    given = {name: value for name, value in asked.facts if value}
+    if dataset := asked.facts.dataset:
+        builds = state.datasets.get(dataset)
+        given["dataset_digest"] = builds[-1].digest if builds else None
+    if asked.performance_metrics:
+        given["metrics"] = read_metrics(asked.performance_metrics)
+    recorded = {**record.get("lineage", {}), "method": record.get("method", ""), "metrics": record.get("metrics", {})}
+    known = {name: value for name, value in recorded.items() if name in VersionFacts.model_fields}
+    return event_of(VersionFacts, **known | given)
+
+
+def _with_format(facts: VersionFacts, kind: ModelKind, folder: Path) -> VersionFacts:
+    """Return the facts of an adapter or a quantized model with the format of its files, where engines ask for it."""
+    if kind is ModelKind.QUANTIZED and is_packed(folder):
+        weights = "safetensors"
+    elif kind is ModelKind.ADAPTER and weight_formats(folder)[:1] == ("gguf",):
+        weights = "gguf"
+    else:
+        return facts
+    return facts.model_copy(update={"parameters": {**facts.parameters, WEIGHTS: weights}})
+
+
+def _base(registry: RegistryApi, asked: Registration, facts: VersionFacts) -> tuple[VersionFacts, Path | None]:
+    """Return the facts with the base that an adapter is tied to, and its folder, where it has weights in safetensors.
 
     It is the one that is named, else the run's, else that of the adapter's own config.
 
     Raises:
         InputError: the one that is named has other weights than the one that the adapter was trained on.
     """
-    trained_on = details["base_digest"]
-    reference = asked.base_model or (None if trained_on else base_reference(asked.folder))
-    if not reference:
-        return {}, known_base(registry, details["base_model"], trained_on)
-    base = find_base(reference, registry)
-    if asked.base_model:
+    trained_on = facts.base_digest
+    named = asked.facts.base_model
+    if trained_on and not named:
+        return facts, known_base(registry, facts.base_model, trained_on)
+    base = find_base(named or base_reference(asked.folder), registry)
+    if named:
         for known in filter(None, (trained_on, _named_base(asked.folder))):
             check_same_base(registry, base, known)
-    more = {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
-    return more, base.folder if any(base.folder.glob("*.safetensors")) else None
+    facts = facts.model_copy(update={"base_model": facts.base_model or base.reference, "base_digest": base.digest})
+    return facts, base.folder if any(base.folder.glob("*.safetensors")) else None
 
 
 def _bump(asked: Registration) -> Bump:
@@ -269,14 +255,6 @@ def _bump(asked: Registration) -> Bump:
             raise InputError(
                 f"{other!r} is no part of a version.", hint=did_you_mean(other, ("major", "minor", "patch"))
             )
-
-
-def _dataset(registry: RegistryApi, name: str | None) -> dict[str, object]:
-    """The dataset that the user names, if it isn't left to the run's record; its digest, where it is registered."""
-    if name is None:
-        return {}
-    known = registry.refresh().datasets.get(name)
-    return {"dataset": name, "dataset_digest": known[-1].digest if known else None}
 
 
 def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
@@ -313,7 +291,7 @@ def read_run_record(folder: Path) -> dict[str, Any]:
     path = folder / "training.json"
     record = _read_json(path) if path.is_file() else {}
     if not isinstance(record.get("lineage", {}), dict) or not isinstance(record.get("metrics", {}), dict):
-        raise InputError(f"{path} is not what `train` writes.", hint="Remove it, and say what it should with options.")
+        raise InputError(f"{path} is not what `train` writes.", hint="Remove it, and state its facts with options.")
     return record
 
 
@@ -344,19 +322,18 @@ def _named_base(folder: Path) -> str:
     return str(_read_json(path).get("base_model_name_or_path") or "") if path.is_file() else ""
 
 
-def _same_version(
-    registry: RegistryApi, name: str, folder: Path, details: Mapping[str, object]
-) -> VersionRecord | None:
-    """The living version that has these files and of which these facts are known already."""
+def _same_version(registry: RegistryApi, name: str, folder: Path, facts: VersionFacts) -> VersionRecord | None:
+    """Return the living version that has these files and of which these facts are known already."""
     model = registry.state.models.get(name)
     if model is None:
         return None
     digest = Manifest.of_folder(folder).digest
-    facts = {key: value for key, value in details.items() if key != "adapter"}  # which follow from the files
     for version in model.versions.values():
-        known = version.registered.model_dump()
-        if version.retired is not None:
-            continue
-        if known["manifest"] == digest and all(known[key] == value for key, value in facts.items()):
+        known = version.registered
+        if (
+            version.retired is None
+            and known.manifest == digest
+            and all(getattr(known, key) == value for key, value in facts)
+        ):
             return version
     return None

@@ -26,7 +26,7 @@ def trace(
 
     Args:
         registry: the registry to read.
-        reference: a version. Going down, equal content under names that whoever asks may not read has no name.
+        reference: a version. Going down, equal content under names that the caller may not read has no name.
         document: a document's path or digest; what was made from it is shown, whatever the direction.
         direction: ``down`` to the sources, ``up`` to what came of it, ``both``.
         at: as of when; now by default.

@@ -14,8 +14,8 @@ def test_the_configuration_layer_imports_nothing_heavy() -> None:
     assert not loaded & heavy
 
 
-def test_the_public_names_are_sorted_and_exist() -> None:
+def test_the_public_names_exist_once() -> None:
     from llamafarm_ray import config
 
-    assert config.__all__ == sorted(config.__all__)
+    assert len(config.__all__) == len(set(config.__all__))  # ruff sorts them
     assert all(hasattr(config, name) for name in config.__all__)

@@ -18,7 +18,7 @@ from llamafarm_ray.data.augmentation.lessons import LESSON_LANGUAGES, heading_li
 __all__ = ["EXAMPLES_VERSION", "EXAMPLE_LANGUAGES", "Language", "language_rules"]
 
 EXAMPLES_VERSION = "1"
-"""To be raised when the examples change, so that pairs written before are told apart."""
+"""Version of the examples. Raise it with each change, so that older pairs differ."""
 
 EXAMPLE_LANGUAGES = ("de", "es", "fr", "ja", "zh")
 """Languages with examples."""

@@ -18,7 +18,7 @@ _TOP_K = 40
 _PREFILL_TOKENS = 4000
 _MAX_ROWS = 128
 _COMPACT_BELOW = 0.8
-"""Rows that ended are taken out of a batch when fewer than this share of it goes on."""
+"""Rows that ended are removed from a batch once fewer than this share of its rows is unfinished."""
 
 
 @dataclass(frozen=True, slots=True)

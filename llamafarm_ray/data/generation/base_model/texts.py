@@ -113,7 +113,7 @@ def question_fault(question: str, text: Text, language: str = "en") -> str:
 
 
 def without_topic(question: str, topic: str) -> str:
-    """Return a question without the name of its document or section at the end, as people ask who are there already.
+    """Return a question without the name of its document or section at the end, as readers of that page ask.
 
     "How much is a locker at the Mill?" becomes "How much is a locker?". It stays as it is where nothing is left to ask.
     """

@@ -114,7 +114,7 @@ def objects_in(text: str, key: str) -> list[dict[str, object]]:
 
 
 def points_at_passage(question: str) -> bool:
-    """Return True if a question speaks of "the passage", which its reader does not see."""
+    """Return True if a question mentions "the passage", which its reader does not see."""
     return _POINTING.search(question) is not None
 
 

@@ -34,8 +34,8 @@ def chat_request(
 class Dialect:
     """The form of requests that a server takes, learnt from its answers of status 400.
 
-    Some servers know no JSON schema, and OpenAI's reasoning models neither ``max_tokens`` nor a temperature. Each
-    change is made once and kept.
+    Some servers don't support JSON schemas, and OpenAI's reasoning models take neither ``max_tokens`` nor a
+    temperature. Each change is made once and kept.
     """
 
     changes: set[str] = field(default_factory=set)

@@ -69,7 +69,7 @@ def repeated_nouns(sentences: Iterable[str]) -> frozenset[str]:
 
 
 def is_vague(text: str, repeated: frozenset[str], *, strict: bool) -> bool:
-    """Return True if ``text`` speaks of "the ..." without telling which one.
+    """Return True if ``text`` mentions "the ..." and does not identify it.
 
     Args:
         text: a question, or a part of one.

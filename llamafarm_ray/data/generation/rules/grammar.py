@@ -234,7 +234,7 @@ def _is_action(words: list[str]) -> bool:
 
 
 def _names_nothing(words: list[str]) -> bool:
-    """Return True for "the default value": nobody knows of which thing, away from its page."""
+    """Return True for "the default value": it is unclear of which thing, away from its page."""
     if len(words) == 1 and words[0].lower().removesuffix("s") in COUNTLESS_NOUNS:
         return True
     specific = any(not word.islower() for word in words[1:]) or PREPOSITIONS.intersection(words)

@@ -45,7 +45,7 @@ _NO_CONSEQUENCE = re.compile(
     r"|.*\b(?:please|may|might|should|could|better|appropriate|preferable|possible|recommended|legitimately|probably)\b",
     re.IGNORECASE,
 )
-"""What is said of a condition and is no consequence: advice, or that something is good."""
+"""Statements about a condition that are no consequence: advice, or that something is good."""
 _GOAL = re.compile(r"To (?P<goal>(?P<verb>[a-z]+) [^,;:]{3,80}), (?P<main>[^,\s]+ [^,].*)")
 
 
@@ -189,7 +189,7 @@ def _takes(who: Who, subject: Subject) -> bool:
 
 
 def _is_any(subject: Subject, pattern: Pattern) -> bool:
-    """Return True for "a script" where its times and places are asked for: nobody knows of which one."""
+    """Return True for "a script" where its times and places are asked for: it is unclear of which one."""
     words = subject.text.split()
     return not pattern.wh.startswith("what") and words[0] in {"a", "an"} and words[-1] in COUNTLESS_NOUNS
 

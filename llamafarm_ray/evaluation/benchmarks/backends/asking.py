@@ -1,4 +1,4 @@
-"""Requests of lm-eval, made anew from their arguments."""
+"""Requests of lm-eval, rebuilt from their arguments."""
 
 from __future__ import annotations
 

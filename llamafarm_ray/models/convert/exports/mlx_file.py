@@ -22,7 +22,7 @@ _LIBRARIES = ("mlx", "mlx_lm")
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _BITS = {"int8": 8, "int4": 4}
 _UNROUNDED = "bf16"
-"""What is not quantized, and the scales of what is, have this precision."""
+"""Precision of tensors that are not quantized, and of the scales of those that are."""
 _GROUP = 64
 _INNER = ("model", "transformer")
 """Names of the part of a model that is before its head."""
@@ -94,7 +94,7 @@ def _older_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cast(model: Any, dtype: str) -> None:
-    """Cast weights in floating point, but for those that the model wants as they are."""
+    """Cast weights in floating point, but for those that the model keeps as they are."""
     import mlx.core as mx
     from mlx.utils import tree_map_with_path
 

@@ -26,7 +26,7 @@ class Slot:
     """Cache slot of one answer in llama.cpp.
 
     Attributes:
-        tokens: of what was computed in it last, and what an answer has so far.
+        tokens: of its last prompt, and of an answer so far.
     """
 
     number: int
@@ -84,7 +84,7 @@ class LlamaAnswer:
         return token, "length" if index + 1 == params.max_tokens else None
 
     async def _score(self, before: Sequence[int], token_id: int, num_top: int) -> ScoredToken:
-        """A token that is given: llama.cpp is made to choose it, and tells how probable it was."""
+        """A token that is given: llama.cpp is made to choose it, and returns its probability."""
         forced = await self._ask(before, n_probs=max(1, num_top), logit_bias=[[token_id, _FORCED]])
         return _told(forced, token_id, num_top) or await self._search(before, token_id, num_top)
 
@@ -116,7 +116,7 @@ class LlamaAnswer:
 
 
 def _told(answer: dict[str, Any], token_id: int, num_top: int) -> ScoredToken | None:
-    """The log-probabilities in an answer of llama.cpp's, where it tells them."""
+    """The log-probabilities in an answer of llama.cpp's, if it has any."""
     for place in answer.get("completion_probabilities") or ():
         if place["id"] == token_id:
             top = tuple((other["id"], other["logprob"]) for other in place["top_logprobs"][:num_top])

@@ -105,7 +105,7 @@ class GgufEngine(NamedModelsEngine["_Model"]):
         """See ``Engine.check_health``: a server that died is started anew by the next request."""
 
     def check_adapter(self, name: str) -> None:
-        """See ``Engine.check_adapter``: llama.cpp tells of no logits, so none is taken out."""
+        """See ``Engine.check_adapter``: llama.cpp returns no logits, so none is taken out."""
 
     async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """See ``Engine.generate``.

@@ -1,7 +1,7 @@
 """A GGUF file behind llama.cpp's server, in a process of its own that is reached over a Unix socket.
 
-A process each: llama.cpp ends its process where something is very wrong with a file, and what has ended gives back all
-of its memory. The socket lies in a folder that only this user can enter, and the server asks for a key besides.
+A process each: llama.cpp ends its process when a file is badly damaged, and a process that ended gives back all of its
+memory. The socket lies in a folder that only this user can enter, and the server asks for a key besides.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class _Process:
             self._end()
             raise InputError(
                 f"llama.cpp can't load {settings.lora or settings.model!r}: {reason}.",
-                hint="Check that the file is whole, of an architecture that llama.cpp knows, and fits into memory.",
+                hint="Check that the file is whole, of an architecture that llama.cpp supports, and fits into memory.",
             )
 
     @property

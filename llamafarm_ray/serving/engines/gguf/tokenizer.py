@@ -28,7 +28,7 @@ _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 Encode = Callable[[str, bool], list[int]]
-"""Gives a text's token ids, with those that the model wants around a text or without."""
+"""Gives a text's token ids, with the model's tokens around a text or without."""
 
 
 class GgufTokenizer:

@@ -1,6 +1,6 @@
 """vLLM's adapters: what its front end lists by name, and what its workers hold by number, kept one and the same.
 
-vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with the workers. And an adapter that is
+vLLM's own ``unload_lora_adapter`` removes the name and leaves the weights with the workers. And an adapter that is
 taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
 they aren't, with the end of the engine. So its own books are asked before one is removed.
 

@@ -67,12 +67,12 @@ class GrammarManager(StructuredOutputManager):  # type: ignore[misc]
 
 
 def use_grammar_manager() -> None:
-    """Have the engine of this process use :class:`GrammarManager`."""
+    """Make the engine of this process use :class:`GrammarManager`."""
     core.StructuredOutputManager = GrammarManager
 
 
 def refuse_failed_grammars(client: AsyncLLM) -> None:
-    """Have a request refused whose constraint can't be compiled or met.
+    """Refuse a request whose constraint can't be compiled or met.
 
     Args:
         client: vLLM's ``AsyncLLM``, which this changes.

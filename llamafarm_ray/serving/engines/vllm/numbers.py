@@ -97,7 +97,7 @@ class _Watch:
 
 
 def watch_logits(client: AsyncLLM, on_bad: Callable[[str], None]) -> None:
-    """Have requests end with an error where the logits of their next token are no numbers.
+    """End requests with an error if the logits of their next token are no numbers.
 
     Args:
         client: vLLM's ``AsyncLLM``, started.

@@ -59,9 +59,9 @@ _prepared: Mapping[str, str | None] | None = None
 
 
 def prepare() -> None:
-    """Have vLLM imported in the fork server of this process, on a CPU, before vLLM is imported here.
+    """Import vLLM in the fork server of this process, on a CPU, before vLLM is imported here.
 
-    Where nothing else is said, this is also what decides on the cores that the engine computes on, and says so to vLLM.
+    Unless set otherwise, this also decides on the cores that the engine computes on, and passes them to vLLM.
     """
     global _prepared  # noqa: PLW0603  (as the fork server, it is one for the process)
     bound = os.environ.get(_BOUND, "")
@@ -93,7 +93,7 @@ def prepare() -> None:
 
 
 def keep_sockets_in(folder: str) -> None:
-    """Have vLLM of this process, and of its children, put its sockets into a folder, and not beside all other files.
+    """Make vLLM of this process, and of its children, put its sockets into a folder of their own.
 
     No vLLM removes them, however it ends: they go with the folder. An operator's choice stays as it is, and so does
     vLLM's own, the folder for temporary files, where socket paths would be too long for the system.

@@ -50,7 +50,7 @@ class Server(LLMServer):  # type: ignore[misc]
     """One engine of Ray Serve LLM."""
 
     async def _start_engine(self) -> None:
-        """Without the report of what is served, for which Ray starts a process while the replica waits."""
+        """Start without the report of served models, for which Ray starts a process while the replica waits."""
         await self.engine.start()
 
 
@@ -66,7 +66,7 @@ def server(llm_config: LlmConfig) -> LLMServer:
 
 
 def check(llm_config: LlmConfig) -> None:
-    """Make sure that vLLM knows every engine option.
+    """Make sure that vLLM has every engine option.
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``.

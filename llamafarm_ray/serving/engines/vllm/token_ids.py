@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer knows and the base model has no embedding for.
+"""Tokens that a tokenizer has and the base model has no embedding for.
 
 vLLM takes whichever of the two vocabularies is larger as the bound on the ids of a prompt, since models that read
 images put ids beyond their own into it; and it bounds words that a client forbids by the tokenizer's vocabulary alone.
@@ -20,7 +20,7 @@ __all__ = ["bound_token_ids"]
 
 
 def bound_token_ids(client: AsyncLLM) -> None:
-    """Have requests refused that have tokens beyond the base model's vocabulary.
+    """Refuse requests with tokens beyond the base model's vocabulary.
 
     Args:
         client: vLLM's ``AsyncLLM``, whose tokenizer this changes.

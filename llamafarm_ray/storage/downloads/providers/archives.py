@@ -128,7 +128,7 @@ class _Tar:
         self.sizes: dict[str, int | None] = {name: one.size for name, one in self._members.items()}
 
     def _expanded(self) -> IO[bytes]:
-        """Return a file without a name that holds the archive without its compression, which tarfile does not know."""
+        """Return a file without a name that holds the archive without its compression, which tarfile can't read."""
         plain: IO[bytes] = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115  (closed by `__exit__`)
         try:
             with (

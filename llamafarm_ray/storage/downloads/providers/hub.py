@@ -105,7 +105,7 @@ class HubSource:
             )
         if code == "GatedRepo":
             return AccessDeniedError(
-                f"{self.model_id} is gated: its owners want their terms accepted first"
+                f"{self.model_id} is gated: its owners require that their terms are accepted first"
                 f"{', and the account of your token has not done so' if has_token else ''}.",
                 hint=f"Accept them at {shown(endpoint)}/{self.model_id}"
                 f"{'' if has_token else ', then set HF_TOKEN or run `hf auth login`'}.",

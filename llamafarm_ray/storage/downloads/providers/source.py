@@ -49,7 +49,7 @@ class Source(Protocol):
 
     @property
     def variant(self) -> str:
-        """The part of the address that tells models apart and is never written down, since it may hold secrets."""
+        """The part of the address that distinguishes models and is never written down, since it may hold secrets."""
 
     @property
     def name(self) -> str:

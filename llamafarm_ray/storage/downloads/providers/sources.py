@@ -31,7 +31,7 @@ def parse_source(text: str, revision: str = "") -> Source:
         revision: a branch, tag or commit of a hub; a tag or digest of a registry.
 
     Raises:
-        InputError: the text names none, or a revision of what has none.
+        InputError: the text names no source, or a revision of a source without revisions.
     """
     made = _parse(text.strip(), revision.strip())
     if revision and made.revision != revision.strip():

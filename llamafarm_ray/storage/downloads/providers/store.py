@@ -110,4 +110,4 @@ def _validator(location: Location, name: str) -> str:
 
 
 def _deleted(name: str) -> NotFoundError:
-    return NotFoundError(f"{name} was deleted meanwhile.", hint="Start again when whoever writes there is done.")
+    return NotFoundError(f"{name} was deleted meanwhile.", hint="Start again when no process writes there.")

@@ -71,7 +71,7 @@ def _weights(names: Sequence[str], sizes: Mapping[str, int | None], source: str)
     if files:
         raise InputError(
             f"{source} has {len(files)} GGUF files: {_listed(files, sizes)}.",
-            hint=f"Say which one you want: --include '{files[0]}'.",
+            hint=f"Choose one: --include '{files[0]}'.",
         )
     if pickles := sorted(_matching(names, _PICKLES)):
         raise InputError(

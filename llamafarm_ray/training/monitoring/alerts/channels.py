@@ -41,7 +41,7 @@ class Message(Protocol):
 
     @property
     def footer(self) -> str:
-        """A line below the text of a mail that says what it is about."""
+        """A line below the text of a mail that names its subject."""
 
     @property
     def details(self) -> Mapping[str, object]:
@@ -69,7 +69,7 @@ class Notice:
     @property
     def text(self) -> str:
         """All of it, for people."""
-        ending = " The run ends early, with what is trained by now." if self.stops else ""
+        ending = " The run ends early, with the weights trained so far." if self.stops else ""
         return f"{self.alert.text}{ending}"
 
     @property
@@ -254,7 +254,7 @@ class Destinations:
         return cls(alerting, webhook, password)
 
     def channels(self, *, log: bool = True) -> Iterable[Channel]:
-        """The log, and what was asked for.
+        """The log, and the configured channels.
 
         Args:
             log: False for a process whose log says it anyway.

@@ -79,7 +79,7 @@ class _Latch:
 
 
 class RunWatch:
-    """Looks at each step's loss and each validation's, and says what is wrong. Each alert once until it clears.
+    """Detectors of problems in each step's loss and each validation's. Each alert once until it clears.
 
     Losses are smoothed over some ten steps before they are compared. A rise clears at half of its limit.
     """

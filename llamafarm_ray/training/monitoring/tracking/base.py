@@ -63,7 +63,7 @@ class RunInfo:
 
 
 class Tracker(Protocol):
-    """Writes numbers somewhere. It may fail or hang as it likes: it runs behind a `Background`."""
+    """Writes numbers somewhere. It may fail or hang: it runs behind a `Background`."""
 
     def log(self, records: Sequence[Record]) -> None:
         """Write the numbers of some steps."""

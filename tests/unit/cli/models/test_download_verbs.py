@@ -298,5 +298,5 @@ def test_a_limit_in_the_environment_holds_for_downloads(llamafarm, hub, monkeypa
 
 @pytest.mark.parametrize("arguments", [[], ["owner/tiny", "--max", "0"]])
 def test_evict_wants_models_or_a_limit(llamafarm, arguments):
-    assert "Either models or a limit" in llamafarm.error("models", "cache", "evict", *arguments)["message"]
+    assert "Give either models or a limit" in llamafarm.error("models", "cache", "evict", *arguments)["message"]
     assert llamafarm.error("models", "cache", "evict", "--max", "lots")["code"] == "invalid_input"

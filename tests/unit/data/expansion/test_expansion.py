@@ -145,7 +145,7 @@ def test_the_prompt_around_a_conversation_is_no_question_to_change():
 
 
 def test_back_translation_without_a_model_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no model is there to translate"):
+    with pytest.raises(InputError, match="there is no model to translate with"):
         build(tmp_path, SHOP_ROWS, augmentation={"enabled": True, "methods": ["back_translation"]})
 
 

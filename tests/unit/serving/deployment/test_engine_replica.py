@@ -28,7 +28,7 @@ from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.peers import Figures, Known, Peer
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 PROMPT = "The capital of France"
 
@@ -81,7 +81,7 @@ def newer(base, tmp_path_factory):
 @pytest.fixture
 def registry(tmp_path, adapter):
     registry = RegistryService(Location(tmp_path / "home"))
-    register(registry, Registration(adapter, name="bot", method="adapter", alias="production"))
+    register(registry, Registration(adapter, name="bot", alias="production", facts=stated(method="adapter")))
     return registry
 
 
@@ -163,7 +163,7 @@ def test_a_replica_records_its_requests_below_the_home_by_itself(registry, base,
 def test_a_version_registered_later_is_found_and_loaded_once(registry, base, adapter):
     async def scenario():
         replica = await replica_of(registry, base)
-        register(registry, Registration(adapter, name="late", method="adapter"))
+        register(registry, Registration(adapter, name="late", facts=stated(method="adapter")))
         assert await replica.load("late") == (await replica.load("late:1.0.0"))
         responses = await asyncio.gather(*(ask(replica, "late") for _ in range(5)))
         assert {response.status_code for response in responses} == {200}
@@ -175,9 +175,9 @@ def test_a_version_registered_later_is_found_and_loaded_once(registry, base, ada
 
 
 def test_a_new_replica_has_loaded_what_aliases_and_rollouts_need(registry, base, adapter, newer):
-    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    register(registry, Registration(newer, name="bot", alias="staging", facts=stated(method="adapter")))
     for folder in (adapter, newer):
-        register(registry, Registration(folder, name="other", method="adapter"))
+        register(registry, Registration(folder, name="other", facts=stated(method="adapter")))
     registry.promote(ModelRef.parse("other:1.0.0"), "production")
     plan = CanaryPlan(steps=(Step(percent=5, dwell_s=3600),))
     registry.submit(StartRollout(ModelRef.parse("other:1.1.0"), "production", plan))
@@ -191,7 +191,7 @@ def test_a_new_replica_has_loaded_what_aliases_and_rollouts_need(registry, base,
 
 
 def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(registry, base, newer, monkeypatch):
-    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    register(registry, Registration(newer, name="bot", alias="staging", facts=stated(method="adapter")))
     load = AdapterManager.prepare
 
     async def prepare(self, model):
@@ -212,7 +212,7 @@ def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(regis
 def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted(registry, base, tmp_path):
     method, model = wrapped(base, "adapter")
     method.save(model, trained(model), tmp_path)
-    register(registry, Registration(tmp_path, name="bot", method="adapter"))
+    register(registry, Registration(tmp_path, name="bot", facts=stated(method="adapter")))
 
     async def scenario():
         replica = await replica_of(registry, base, "bot@production")

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from llamafarm_ray.config import MethodParameters
+from llamafarm_ray.config import METHODS, MethodParameters
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.training.estimate import METHODS, ModelShape, Setup, estimate_memory, read_tables
+from llamafarm_ray.training.estimate import ModelShape, Setup, estimate_memory, read_tables
 from llamafarm_ray.training.estimate.activations import Activations
 from llamafarm_ray.training.estimate.trained import Trained
 

@@ -133,7 +133,7 @@ def test_a_number_that_is_none_is_an_alert_also_where_only_the_error_says_so(tmp
 def test_an_unreadable_history_is_said_and_the_run_goes_on(tmp_path):
     (tmp_path / "history.jsonl").write_text('{"event": "step", "step": 3}\n', encoding="utf-8")
     observers = look(tmp_path, steps_done=5)
-    assert "What earlier attempts recorded can't be read" in observers.step(progress(6)).progress.alerts[0]
+    assert "The history of earlier attempts can't be read" in observers.step(progress(6)).progress.alerts[0]
     observers.close()
 
 

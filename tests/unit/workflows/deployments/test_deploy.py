@@ -23,7 +23,7 @@ from llamafarm_ray.workflows.clusters.cluster import ClusterInfo
 from llamafarm_ray.workflows.deployments.deploy import check_deployment, deploy, with_model
 from llamafarm_ray.workflows.deployments.deployed import APPLICATION, deployment_of, deployments_for, swap_adapter
 from llamafarm_ray.workflows.deployments.undeploy import undeploy
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True, is_local=True)
 
@@ -96,7 +96,9 @@ def test_other_files_of_a_model_are_deployed_beside_one_of_them(registry, models
     for name in ("q4", "q5"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.gguf").write_bytes(gguf_bytes(general__name=name))
-        refs.append(register(registry, Registration(tmp_path / name, name="bot", base_model=str(base))).ref)
+        refs.append(
+            register(registry, Registration(tmp_path / name, name="bot", facts=stated(base_model=str(base)))).ref
+        )
     wanted = parse_config({"deployment": {"adapters": [refs[1]]}})
     config = with_model(wanted, registry, refs[0])
     assert (config.base_model, config.deployment.adapters) == ("bot:1.0.0", ("bot:1.1.0",))

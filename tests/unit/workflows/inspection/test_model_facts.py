@@ -13,7 +13,7 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.governance.principals import add_principal
 from llamafarm_ray.workflows.versions.describe import describe
 from llamafarm_ray.workflows.versions.list_models import list_versions
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 CARD = """---
 license: apache-2.0
@@ -44,15 +44,17 @@ def home(tmp_path_factory):
     (base / "chat_template.jinja").write_text("{{ messages }}")
     other = write_base(folder / "other", seed=1, max_position_embeddings=2048)
     registry = RegistryService(Location(folder / "home"), principal="ann")
-    register(registry, Registration(base, name="ferry-base", license="Apache-2.0"))
+    register(registry, Registration(base, name="ferry-base", facts=stated(license="Apache-2.0")))
     facts = {"method": "lora", "license": "Apache-2.0"}
     register(
         registry,
-        Registration(write_adapter(folder / "on", base), name="bot", base_model="ferry-base", **facts),
+        Registration(write_adapter(folder / "on", base), name="bot", facts=stated(base_model="ferry-base", **facts)),
     )
     register(
         registry,
-        Registration(write_adapter(folder / "off", other), name="stray", base_model=str(other), method="lora"),
+        Registration(
+            write_adapter(folder / "off", other), name="stray", facts=stated(base_model=str(other), method="lora")
+        ),
     )
     return folder / "home"
 
@@ -131,7 +133,7 @@ def test_a_base_that_may_not_be_read_gives_nothing_away(tmp_path):
     base = write_base(tmp_path / "base")
     register(registry, Registration(base, name="secret/base"))
     adapter = write_adapter(tmp_path / "adapter", base)
-    register(registry, Registration(adapter, name="open/bot", base_model="secret/base"))
+    register(registry, Registration(adapter, name="open/bot", facts=stated(base_model="secret/base")))
     root = add_principal(registry, "root", "admin", ())
     admin = RegistryService(Location(tmp_path / "home"), token=root)
     token = add_principal(admin, "eve", "viewer", ("open",))

@@ -33,7 +33,7 @@ from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.models import convert as convert_workflow
 from llamafarm_ray.workflows.models.convert import convert
 from llamafarm_ray.workflows.models.onnx_runtime import ONNX
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 TEXT = "How many legs does a spider have? <|im_start|>"
 
@@ -149,7 +149,7 @@ def test_a_conversion_says_what_it_was_made_from(base, registry, tmp_path):
     assert said["source_digest"] == source.registered.manifest
     assert said["difference"] == made.difference
     assert {"llamafarm_ray", "transformers", "gguf"} <= said["tools"].keys()
-    record = register(registry, Registration(made.path, name="tiny-q8", base_model=made.base_model))
+    record = register(registry, Registration(made.path, name="tiny-q8", facts=stated(base_model=made.base_model)))
     assert record.registered.kind is ModelKind.QUANTIZED
     assert record.registered.derived_from == (source.registered.manifest,)
     assert record.registered.parameters["precision"] == "q8_0"
@@ -210,7 +210,7 @@ def test_a_model_in_onnx_answers_in_its_engine_as_its_source(base, in_onnx):
     assert tokens(asyncio.run(answer(engine, "tiny", prompt))) == expected
     said = json.loads((made.path / "conversion.json").read_text())
     assert {"onnx", "onnxscript", "onnxruntime"} <= said["tools"].keys()
-    record = register(registry, Registration(made.path, name="tiny-onnx", base_model=made.base_model))
+    record = register(registry, Registration(made.path, name="tiny-onnx", facts=stated(base_model=made.base_model)))
     assert record.registered.kind is ModelKind.QUANTIZED
     assert record.registered.derived_from == (registry.resolve("tiny").registered.manifest,)
 
@@ -282,11 +282,11 @@ def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_bas
 
     make_lora(make_tiny_model(tmp_path / "base"), tmp_path / "lora", r=4)
     register(registry, Registration(tmp_path / "base", name="tiny"))
-    register(registry, Registration(tmp_path / "lora", name="bot", base_model="tiny"))
+    register(registry, Registration(tmp_path / "lora", name="bot", facts=stated(base_model="tiny")))
     form = convert(registry, "tiny", tmp_path / "q8", to="gguf", precision="q8_0")
-    form = register(registry, Registration(form.path, name="tiny-q8", base_model="tiny"))
+    form = register(registry, Registration(form.path, name="tiny-q8", facts=stated(base_model="tiny")))
     update = convert(registry, "bot", tmp_path / "bot-gguf", to="gguf")
-    register(registry, Registration(update.path, name="bot-gguf", base_model=update.base_model))
+    register(registry, Registration(update.path, name="bot-gguf", facts=stated(base_model=update.base_model)))
     served = {"base_name": "tiny-q8", "base_digest": form.registered.manifest}
     with pytest.raises(NotFoundError, match=r"Evaluate it there first: .*--model bot-gguf:1.0.0 --base-model tiny-q8"):
         resolve("bot-gguf", registry.state, **served)
@@ -319,10 +319,10 @@ def test_an_adapter_in_gguf_that_names_a_gguf_file_as_its_base_is_let_in_by_an_e
     base = make_tiny_model(tmp_path / "base")
     make_lora(base, tmp_path / "lora", r=4)
     form = convert(registry, str(base), tmp_path / "q8", to="gguf", precision="q8_0").path
-    register(registry, Registration(form, name="tiny-q8", base_model=str(base)))
+    register(registry, Registration(form, name="tiny-q8", facts=stated(base_model=str(base))))
     update = convert(registry, str(tmp_path / "lora"), tmp_path / "update", to="gguf", base_model=str(base)).path
     reference = str(form) if named == "folder" else named
-    register(registry, Registration(update, name="bot", base_model=reference))
+    register(registry, Registration(update, name="bot", facts=stated(base_model=reference)))
     served = {"base_name": "tiny-q8", "base_digest": Manifest.of_folder(form).digest}
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
         resolve("bot", registry.state, **served)
@@ -340,7 +340,9 @@ def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path
     assert header.is_adapter
     assert header.tensors["blk.0.attn_q.weight.lora_a"] == (64, 2)
     assert header.facts["general.base_model.0.name"] == "base"
-    record = register(registry, Registration(tmp_path / "out", name="lora-gguf", base_model=made.base_model))
+    record = register(
+        registry, Registration(tmp_path / "out", name="lora-gguf", facts=stated(base_model=made.base_model))
+    )
     assert record.registered.kind is ModelKind.ADAPTER
     assert record.registered.base_digest == Manifest.of_folder(base).digest
 

@@ -16,7 +16,7 @@ from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.inspection.inspect_model import inspect_model
 from llamafarm_ray.workflows.models import mlx_runtime
 from llamafarm_ray.workflows.models.convert import convert
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_openvino_answers_as_the_source(base, registry, tmp_path):
     assert {"openvino_model.xml", "openvino_model.bin", "config.json", "tokenizer.json", "conversion.json"} <= names
     assert not any("layers" in name or "onnx" in name for name in names)
     assert "openvino" in json.loads((made.path / "conversion.json").read_text())["tools"]
-    record = register(registry, Registration(made.path, name="tiny-openvino", base_model=made.base_model))
+    record = register(registry, Registration(made.path, name="tiny-openvino", facts=stated(base_model=made.base_model)))
     assert record.registered.kind is ModelKind.QUANTIZED
     assert record.registered.derived_from == (registry.resolve("tiny").registered.manifest,)
     assert (registry.pull(record.ref) / "openvino_model.bin").is_file()
@@ -86,7 +86,7 @@ def test_mlx_answers_as_the_source(base, registry, tmp_path, precision, bound):
     config = json.loads((made.path / "config.json").read_text())
     assert config.get("quantization", {}).get("bits") == {"int8": 8}.get(precision)
     assert weight_formats(made.path) == (("mlx",) if precision == "int8" else ("safetensors",))
-    record = register(registry, Registration(made.path, name="tiny-mlx", base_model=made.base_model))
+    record = register(registry, Registration(made.path, name="tiny-mlx", facts=stated(base_model=made.base_model)))
     assert record.registered.kind is (ModelKind.QUANTIZED if precision == "int8" else ModelKind.BASE)
     assert record.registered.derived_from == (registry.resolve("tiny").registered.manifest,)
 

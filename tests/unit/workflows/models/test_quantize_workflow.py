@@ -20,7 +20,7 @@ from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.deployments.deploy import with_model
 from llamafarm_ray.workflows.models import quantize as workflow
 from llamafarm_ray.workflows.models.quantize import quantize
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 SPEEDS = {"w8a8": 40.0, "int4": 60.0, "gguf-q8_0": 59.0}
 
@@ -222,7 +222,7 @@ def test_results_on_a_quantized_base_are_kept_apart_and_let_the_adapter_in(base,
     randomise(model)
     (tmp_path / "lora").mkdir()
     method.save(model, trained(model), tmp_path / "lora")
-    register(registry, Registration(tmp_path / "lora", name="bot", base_model="tiny"))
+    register(registry, Registration(tmp_path / "lora", name="bot", facts=stated(base_model="tiny")))
     found = EvaluatedModel.find(parse_config({"base_model": "tiny-int4"}), registry, "bot")
     assert (found.is_elsewhere, found.base_weights) == (True, packed.manifest)
     prove_adapter(tmp_path / "lora", found.base)

@@ -20,7 +20,7 @@ from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.engines.transformers import transformers_engine
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.models.merge import merge
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, about training
 
@@ -132,7 +132,7 @@ def of_type(base, folder, name):
 
 def served(registry, base, folder, plain):
     """Register an adapter, choose its engine, and compare its answer with that of plain peft."""
-    record = register(registry, Registration(folder, name="bot", base_model=str(base)))
+    record = register(registry, Registration(folder, name="bot", facts=stated(base_model=str(base))))
     engine = choose_engine("auto", find_base(str(base), registry), [record.ref], registry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -162,7 +162,7 @@ def test_every_type_of_peft_is_served_as_by_peft_or_refused(registry, base, plai
     folder = of_type(base, tmp_path / "adapter", name)
     if name in REFUSED:
         with pytest.raises(LlamaFarmError, match=REFUSED[name]) as refused:
-            register(registry, Registration(folder, name="bot", base_model=str(base)))
+            register(registry, Registration(folder, name="bot", facts=stated(base_model=str(base))))
         assert "does not fit" not in str(refused.value)
         assert not registry.state.models
     else:
@@ -186,7 +186,7 @@ def test_a_form_of_lora_that_would_be_wrong_on_its_base_is_refused(registry, bas
     config, message = LORA_REFUSED[name]
     folder = saved(base, tmp_path / "adapter", LoraConfig(r=4, target_modules=LINEAR, task_type="CAUSAL_LM", **config))
     with pytest.raises(LlamaFarmError, match=message):
-        register(registry, Registration(folder, name="bot", base_model=str(base)))
+        register(registry, Registration(folder, name="bot", facts=stated(base_model=str(base))))
     said = is_merged_or_refused(registry, base, folder, tmp_path / "merged")
     assert (said != "") == (name == "aLoRA"), said
 
@@ -196,7 +196,7 @@ def test_an_adapter_that_needs_more_than_its_base_is_refused_and_not_merged(regi
     config, message = WRITTEN[name]
     folder = write_adapter(tmp_path / "adapter", base, **config)
     with pytest.raises(LlamaFarmError, match=message) as refused:
-        register(registry, Registration(folder, name="bot", base_model=str(base)))
+        register(registry, Registration(folder, name="bot", facts=stated(base_model=str(base))))
     assert "models merge" not in str(refused.value.hint)
     assert is_merged_or_refused(registry, base, folder, tmp_path / "merged")
 
@@ -226,6 +226,6 @@ def test_values_of_a_configuration_that_make_no_sense_are_refused_in_words(regis
         (folder / "adapter_config.json").write_text(whole)
         change_config(folder, **{key: odd[key]})
         try:
-            register(registry, Registration(folder, name="bot", base_model=str(base)))
+            register(registry, Registration(folder, name="bot", facts=stated(base_model=str(base))))
         except LlamaFarmError:
             continue

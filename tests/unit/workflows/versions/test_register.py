@@ -16,7 +16,7 @@ from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.storage import Location, Manifest
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.versions.list_models import list_versions
-from llamafarm_ray.workflows.versions.register import Registration, register
+from llamafarm_ray.workflows.versions.register import Registration, register, stated
 
 
 def weights(folder, name, value=0.0):
@@ -66,7 +66,9 @@ def test_a_file_of_another_format_is_a_model_an_adapter_or_another_form_of_its_b
     (folder / name).write_bytes(data)
     if name.endswith(".onnx"):
         (folder / "config.json").write_text("{}")
-    registered = register(registry, Registration(folder, base_model=str(base) if of_base else None)).registered
+    registered = register(
+        registry, Registration(folder, facts=stated(base_model=str(base) if of_base else None))
+    ).registered
     assert registered.kind is kind
     assert registered.base_digest == (Manifest.of_folder(base).digest if of_base else None)
 
@@ -77,7 +79,7 @@ def test_quantized_safetensors_are_a_form_of_the_base_that_is_named(registry, ba
     (folder / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
     (folder / "model.safetensors").write_bytes(safetensors_bytes())
     assert register(registry, Registration(folder, name="alone")).registered.kind is ModelKind.BASE
-    registered = register(registry, Registration(folder, name="named", base_model=str(base))).registered
+    registered = register(registry, Registration(folder, name="named", facts=stated(base_model=str(base)))).registered
     assert registered.kind is ModelKind.QUANTIZED
     assert registered.base_digest == Manifest.of_folder(base).digest
     assert registered.fills_engine
@@ -95,7 +97,7 @@ def test_the_runs_record_is_taken_over_and_flags_win(registry, adapter):
     lineage = {"base_model": "b", "base_digest": "sha256:" + "1" * 64, "dataset": "qa", "parameters": {"r": 8}}
     record = {"method": "lora", "metrics": {"train_loss": 0.5}, "lineage": lineage}
     (adapter / "training.json").write_text(json.dumps(record))
-    registered = register(registry, Registration(adapter, dataset="other")).registered
+    registered = register(registry, Registration(adapter, facts=stated(dataset="other"))).registered
     assert (registered.method, registered.base_model, registered.dataset) == ("lora", "b", "other")
     assert registered.parameters == {"r": 8}
     assert registered.base_digest == lineage["base_digest"]
@@ -118,7 +120,7 @@ def test_the_same_folder_registered_again_is_the_same_version(registry, adapter)
 def test_the_same_folder_with_new_facts_is_a_new_version_and_nothing_said_is_lost(registry, adapter, tmp_path):
     register(registry, Registration(adapter))
     (tmp_path / "eval.json").write_text('{"evaluation_results": {"f1": 0.5}}')
-    asked = Registration(adapter, performance_metrics=tmp_path / "eval.json", license="MIT", tags=("a",))
+    asked = Registration(adapter, performance_metrics=tmp_path / "eval.json", facts=stated(license="MIT", tags=("a",)))
     registered = register(registry, asked).registered
     assert (registered.version, registered.license, registered.tags) == ("1.1.0", "MIT", ("a",))
     assert registered.metrics == {"evaluation_results": {"f1": 0.5}}
@@ -161,18 +163,21 @@ def test_a_broken_metrics_file_is_named(registry, adapter, tmp_path, content):
 
 def test_a_whole_model_is_a_base_unless_it_was_trained(registry, base):
     assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
-    assert register(registry, Registration(base, name="tuned", method="full")).registered.kind is ModelKind.MERGED
+    assert (
+        register(registry, Registration(base, name="tuned", facts=stated(method="full"))).registered.kind
+        is ModelKind.MERGED
+    )
 
 
 @pytest.mark.parametrize("method", [None, "full"])
 def test_a_whole_model_that_gives_vectors_is_an_embedding_model_wherever_it_was_made(registry, base, method):
     write_sentence_transformers_files(base, width=8, max_length=64, pooling="mean")
-    assert register(registry, Registration(base, method=method)).registered.kind is ModelKind.EMBEDDING
+    assert register(registry, Registration(base, facts=stated(method=method))).registered.kind is ModelKind.EMBEDDING
     assert [row.record.ref for row in list_versions(registry, kind="embedding")] == ["base:1.0.0"]
 
 
 def test_lists_are_filtered_by_kind_and_field(registry, adapter, base):
-    register(registry, Registration(adapter, domain="medical", tags=("qa", "en"), alias="production"))
+    register(registry, Registration(adapter, alias="production", facts=stated(domain="medical", tags=("qa", "en"))))
     register(registry, Registration(base))
     assert [row.record.ref for row in list_versions(registry)] == ["base:1.0.0", "lora_v1:1.0.0"]
     assert [row.record.ref for row in list_versions(registry, kind="adapters")] == ["lora_v1:1.0.0"]
@@ -200,11 +205,13 @@ def test_a_registered_dataset_is_tied_by_its_digest_and_not_by_that_of_another(r
     lineage = {"base_model": "b", "base_digest": digests["a"], "dataset": "a", "dataset_digest": digests["a"]}
     (adapter / "training.json").write_text(json.dumps({"lineage": lineage}))
     assert register(registry, Registration(adapter)).registered.dataset_digest == digests["a"]
-    other = register(registry, Registration(adapter, dataset="b")).registered
+    other = register(registry, Registration(adapter, facts=stated(dataset="b"))).registered
     assert (other.dataset, other.dataset_digest) == ("b", None)
     known = DatasetRegistered(name="b", digest=digests["b"], num_train=1, num_validation=0)
     registry.submit(RegisterDataset(known))
-    assert register(registry, Registration(adapter, dataset="b")).registered.dataset_digest == digests["b"]
+    assert (
+        register(registry, Registration(adapter, facts=stated(dataset="b"))).registered.dataset_digest == digests["b"]
+    )
 
 
 def test_whoever_may_not_register_is_not_told_what_is_registered_already(registry, adapter, tmp_path):
@@ -270,17 +277,23 @@ def test_tensors_that_no_part_reads_are_noted(registry, base):
 
 def test_a_licence_comes_from_the_card_or_from_what_a_model_was_made_from(registry, base, tmp_path):
     (base / "README.md").write_text("---\nlicense: gemma\n---\n")
-    source = register(registry, Registration(base, name="one", usage_restrictions="No weapons.", capabilities=("qa",)))
+    source = register(
+        registry, Registration(base, name="one", facts=stated(usage_restrictions="No weapons.", capabilities=("qa",)))
+    )
     assert source.registered.license == "gemma"
     adapter = write_adapter(tmp_path / "lora", base)
-    registered = register(registry, Registration(adapter, license="mit", capabilities=("code",))).registered
+    registered = register(
+        registry, Registration(adapter, facts=stated(license="mit", capabilities=("code",)))
+    ).registered
     merged = write_base(tmp_path / "merged", seed=1)
     said = {"method": "lora", "lineage": {"derived_from": [registered.manifest]}}
     (merged / "training.json").write_text(json.dumps(said))
     found = register(registry, Registration(merged)).registered
     assert (found.kind, found.license) == (ModelKind.MERGED, "mit AND gemma")
     assert (found.usage_restrictions, found.capabilities) == ("No weapons.", ("code", "qa"))
-    assert register(registry, Registration(merged, license="apache-2.0")).registered.license == "apache-2.0"
+    assert (
+        register(registry, Registration(merged, facts=stated(license="apache-2.0"))).registered.license == "apache-2.0"
+    )
 
 
 def notes_of(registry, asked):
@@ -342,9 +355,9 @@ def test_a_base_that_is_named_has_the_weights_that_the_adapter_was_trained_on(
         change_config(adapter, base_model_name_or_path="nowhere")
         digest = register(registry, Registration(base)).registered.manifest
         (adapter / "training.json").write_text(json.dumps({"lineage": {"base_model": "b", "base_digest": digest}}))
-    assert register(registry, Registration(adapter, base_model=str(copy))).registered.adapter.proved
+    assert register(registry, Registration(adapter, facts=stated(base_model=str(copy)))).registered.adapter.proved
     with pytest.raises(InputError, match=r"other is not the base model .*their weights differ"):
-        register(registry, Registration(adapter, base_model=str(other)))
+        register(registry, Registration(adapter, facts=stated(base_model=str(other))))
 
 
 def test_a_feature_that_vllm_lacks_is_said_and_kept(registry, adapter):
@@ -377,6 +390,8 @@ def test_a_base_that_is_known_by_its_digest_alone_is_compared_by_that(registry, 
         (adapter / "training.json").write_text(json.dumps({"lineage": {"base_model": "b", "base_digest": digest}}))
         if digest.endswith("1" * 64):
             with pytest.raises(InputError, match="their digests differ"):
-                register(registry, Registration(adapter, base_model=str(base)))
+                register(registry, Registration(adapter, facts=stated(base_model=str(base))))
         else:
-            assert register(registry, Registration(adapter, base_model=str(base))).registered.adapter.proved
+            assert register(
+                registry, Registration(adapter, facts=stated(base_model=str(base)))
+            ).registered.adapter.proved
