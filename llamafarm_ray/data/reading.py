@@ -166,7 +166,7 @@ def parsed_record(record: object, kind: RowKind | None, document: str, digest: D
     return RowResult(Path(document), place, kind or found, found_rows, unused=unused_fields(record, found.name, rows))
 
 
-def _origin(record: object) -> dict[str, str] | None:
+def _origin(record: object) -> dict[str, object] | None:
     """Return where a record came from, if it names a document and its digest as our own rows do."""
     if not isinstance(record, Mapping):
         return None
@@ -177,7 +177,26 @@ def _origin(record: object) -> dict[str, str] | None:
         known = Digest(digest)
     except InputError:
         return None
-    return {"document": document, "document_digest": known, "passage": passage if isinstance(passage, str) else ""}
+    passage = passage if isinstance(passage, str) else ""
+    return {"document": document, "document_digest": known, "passage": passage, **_beside_source(record)}
+
+
+def _beside_source(record: Mapping[str, object]) -> dict[str, object]:
+    """Return the columns ``provenance`` and ``pii`` of a record, as far as they are what our own rows have."""
+    provenance, pii = record.get("provenance"), record.get("pii")
+    found: dict[str, object] = {}
+    if isinstance(provenance, str) and _is_json_object(provenance):
+        found["provenance"] = provenance
+    if isinstance(pii, list) and all(isinstance(kind, str) for kind in pii):
+        found["pii"] = pii
+    return found
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read_records(path: Path) -> DatasetRows:
@@ -324,7 +343,8 @@ def own_row(record: Row, built: BuiltDataset) -> Row:
     """Return a row of a shard with the columns of its kind, without fields that Arrow filled up."""
     if not built.has_own_columns:
         _, (row,) = parse_row(record, built.kind)
-        return {**row, **{name: record[name] for name in ("document", "document_digest", "passage")}}
+        source = {name: record[name] for name in ("document", "document_digest", "passage")}
+        return {**row, **source, **_beside_source(record)}
     turns = record.get("messages")
     cleaned = {name: value for name, value in record.items() if name != "tools" or value}
     if turns is None:

@@ -100,9 +100,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
         StorageError: it can't be written.
     """
     chosen = row_format or default_format(found.kind.name)
-    target = target_for(
-        output, chosen, overwrite=overwrite, kind=found.kind.name, schema=found.schema, with_origin=True
-    )
+    target = target_for(output, chosen, overwrite=overwrite, kind=found.kind.name, schema=found.schema)
     target.check()
     description = {
         "format_version": _FORMAT_VERSION,

@@ -45,7 +45,8 @@ REPORT_FILE = "report.json"
 _PAGE_FILE = "report.html"
 _ROWS_PER_SHARD = 10_000
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of "s3://bucket" a path leaves one slash
-_ORIGIN = ("document", "document_digest", "passage")
+_SOURCE = ("document", "document_digest", "passage")
+_ORIGIN = (*_SOURCE, "provenance", "pii")
 
 
 class Target(abc.ABC):
@@ -178,7 +179,7 @@ class FolderTarget(Target):
             return
         with contextlib.closing(open_writer(path)) as writer:
             for row in rows:
-                origin = {name: row[name] for name in _ORIGIN}
+                origin = {name: row[name] for name in _SOURCE} | _origin_of(row)
                 for record in format_row(row, self._kind, self._row_format):
                     writer.add({"id": row["id"], **record, **origin})
 
@@ -190,16 +191,16 @@ class FolderTarget(Target):
 class FileTarget(Target):
     """One file in a training format, of any type that can be written; validation and report lie beside it.
 
+    Records have the origins of their rows, so that a model that learned from them can be traced to documents. Other
+    tools pass over such fields.
+
     Args:
         overwrite: replace another dataset.
-        with_origin: write document, digest and passage of each row into its record, where they are known.
     """
 
-    def __init__(
-        self, output: Path, row_format: str, *, overwrite: bool, kind: str = "chat", with_origin: bool = False
-    ) -> None:
+    def __init__(self, output: Path, row_format: str, *, overwrite: bool, kind: str = "chat") -> None:
         super().__init__(output, overwrite=overwrite)
-        self._row_format, self._kind, self._with_origin = row_format, kind, with_origin
+        self._row_format, self._kind = row_format, kind
         self._files: dict[str, RecordWriter] = {}
 
     def check(self) -> None:
@@ -212,9 +213,8 @@ class FileTarget(Target):
         for row in rows:
             if split not in self._files:
                 self._files[split] = open_writer(self._staging / split, type_of=self.output)
-            origin = {name: row[name] for name in _ORIGIN} if self._with_origin and row["document_digest"] else {}
             for record in format_row(row, self._kind, self._row_format):
-                self._files[split].add({**record, **origin})
+                self._files[split].add({**record, **_origin_of(row)})
 
     def finish(self, dataset: dict[str, object], report: dict[str, object], page: str = "") -> None:
         """See :meth:`Target.finish`; the report has the dataset's description and the digest of each file in it."""
@@ -279,14 +279,12 @@ def target_for(
     overwrite: bool,
     kind: str = "chat",
     schema: pa.Schema = ROW_SCHEMA,
-    with_origin: bool = False,
 ) -> Target:
     """Return a file if ``output`` ends like one, else a folder.
 
     Args:
         output: path of the dataset to write.
         overwrite: replace another dataset.
-        with_origin: see `FileTarget`; folders have it in any case.
 
     Raises:
         InputError: ``output`` is a URI, has no name of its own, as ``/`` and ``..``, or ends like a type that isn't
@@ -304,7 +302,12 @@ def target_for(
         return FolderTarget(output, row_format, overwrite=overwrite, kind=kind, schema=schema)
     if file_type(output) not in WRITABLE:
         raise InputError(f"Files like {output.name!r} are read only.", hint=f"Use {', '.join(WRITABLE)}, or a folder.")
-    return FileTarget(output, row_format, overwrite=overwrite, kind=kind, with_origin=with_origin)
+    return FileTarget(output, row_format, overwrite=overwrite, kind=kind)
+
+
+def _origin_of(row: dict[str, object]) -> dict[str, object]:
+    """Return what is known of a row's origin."""
+    return {name: row[name] for name in _ORIGIN if row.get(name)}
 
 
 def _recorded_digest(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,9 @@ _TEMPLATE_ERRORS = (
     ValueError,
 )
 """Errors of a template that refuses a chat, or that meets one it was not written for."""
+
+
+_EMPTY_THOUGHTS = re.compile(r"\s*<(think|thinking|thought)>\s*</\1>\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,8 @@ def tokenise_turns(
     (Qwen3), or move the system prompt to the last question (Mistral). And a tokenizer may merge the end of a prompt
     with the beginning of the answer, such as two line ends.
 
-    An assistant turn with ``"train": False`` is context only. Text that a template writes after the end-of-turn token,
+    An assistant turn with ``"train": False`` is context only, and so is an empty block of thoughts that a template puts
+    before an answer. Text that a template writes after the end-of-turn token,
     such as white space, is not trained: at inference the turn has ended before it.
 
     Returns:
@@ -265,9 +270,23 @@ def _answer(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str = 
             "an answer and then the answer, so what the assistant says can't be told from the prompt.",
             hint="Use a template whose add_generation_prompt writes what answers begin with, and no more.",
         )
-    span = (len(prompt), _end_of_answer(tokenizer, messages, text, tools))
-    _check_said(tokenizer, messages, text[slice(*span)])
+    end = _end_of_answer(tokenizer, messages, text, tools)
+    _check_said(tokenizer, messages, text[len(prompt) : end])
+    span = (_after_empty_thoughts(text, len(prompt), messages[-1]["content"]), end)
     return _Turn(text, span, trained=messages[-1].get("train") is not False)
+
+
+def _after_empty_thoughts(text: str, start: int, content: str) -> int:
+    """Return the place behind an empty block of thoughts that a template puts before an answer; else ``start``.
+
+    Qwen3 writes one before each answer without thoughts. Where it was trained, the model would learn not to think.
+
+    Args:
+        start: end of the prompt.
+        content: what the assistant says in the chat. A block that is in it is trained.
+    """
+    found = _EMPTY_THOUGHTS.match(text, start)
+    return start if found is None or _EMPTY_THOUGHTS.match(content) else found.end()
 
 
 def _check_said(tokenizer: PreTrainedTokenizerBase, messages: Messages, answer: str) -> None:

@@ -156,7 +156,8 @@ def test_json_output_opens_like_the_folder(ray_cluster, corpus, tmp_path):
     config = CONFIG.model_copy(update={"preprocessing": CONFIG.preprocessing.model_copy(update={"format": "alpaca"})})
     report = build(corpus, tmp_path / "qa.json", config)
     record = json.loads((tmp_path / "qa.json").read_text())[0]
-    assert list(record) == ["instruction", "input", "output"]
+    source = ["document", "document_digest", "passage", "provenance"]
+    assert list(record) == ["instruction", "input", "output", *source]
     splits = open_dataset(tmp_path / "qa.json")
     assert (splits.train.count(), splits.validation.count()) == (report.num_train, report.num_validation)
     assert DocumentRecord("pool.pdf", Digest.of((corpus / "pool.pdf").read_bytes()), 8) in splits.documents
@@ -166,8 +167,8 @@ def test_json_output_opens_like_the_folder(ray_cluster, corpus, tmp_path):
     assert {"instruction", "output"} <= set(pq.read_schema(tmp_path / "qa" / "train" / "part-00000.parquet").names)
     assert {row["id"] for row in rows_of(opened)} == {row["id"] for row in rows_of(splits)}
     assert opened.digest == folder.digest == report.digest
-    # Once it is edited, the file itself is where the examples come from.
-    (tmp_path / "qa.json").write_text(json.dumps([record]))
+    # Once it is edited, a record that names no document comes from the file itself.
+    (tmp_path / "qa.json").write_text(json.dumps([{key: record[key] for key in ("instruction", "output")}]))
     edited = open_dataset(tmp_path / "qa.json")
     assert edited.documents[0] == DocumentRecord("qa.json", Digest.of((tmp_path / "qa.json").read_bytes()), 1)
 

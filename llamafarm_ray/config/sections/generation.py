@@ -141,7 +141,8 @@ class QaGeneration(Section):
         "OpenAI-compatible endpoint.",
     )
     unanswerable: bool = Field(
-        default=False, description="Ask a model for questions too that a passage does not answer; they get a refusal."
+        default=False,
+        description="Ask an endpoint or vLLM for questions too that a passage does not answer; they get a refusal.",
     )
     kinds: Annotated[tuple[PairKind, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         default=("questions",),

@@ -9,7 +9,7 @@ from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.data.training_rows import KindName
 from llamafarm_ray.errors import InputError
 
-__all__ = ["asks_by_heart", "asks_with_passages", "check_passes", "num_passes"]
+__all__ = ["asks_by_heart", "asks_with_passages", "check_passes", "num_passes", "passes_of_most"]
 
 
 def asks_with_passages(config: DatasetConfig, choice: Choice | None, kind: KindName) -> bool:
@@ -36,6 +36,17 @@ def num_passes(config: DatasetConfig, choice: Choice | None, kind: KindName) -> 
         return 1
     asked = config.preprocessing.qa_generation.passes
     return PASSES if asked == "auto" else asked
+
+
+def passes_of_most(passes: int, *, num_by_heart: int, num_once: int) -> int:
+    """Return the passes that most questions of the training split were written in; `train` divides its epochs by them.
+
+    Args:
+        passes: passes over the questions that are asked by heart.
+        num_by_heart: those questions; the base model asks English ones by heart.
+        num_once: the other ones, which are written once.
+    """
+    return 1 if num_once > num_by_heart else passes
 
 
 def check_passes(config: DatasetConfig, choice: Choice | None) -> None:

@@ -27,7 +27,7 @@ from llamafarm_ray.data.build.gathering import (
     gather_rows,
     plan_engine,
 )
-from llamafarm_ray.data.build.passes import asks_by_heart, asks_with_passages, check_passes, num_passes
+from llamafarm_ray.data.build.passes import asks_by_heart, asks_with_passages, check_passes, num_passes, passes_of_most
 from llamafarm_ray.data.build.tasks import fits_one_process
 from llamafarm_ray.data.expansion import Expansion, plan_expansion
 from llamafarm_ray.data.formats import default_format
@@ -203,17 +203,16 @@ class _Build:
         split = gathered.split(facts, config, self._seed)
         num_rows = len(facts)
         facts.clear()
-        passes = num_passes(config, gathered.choice, gathered.kind)
         by_heart = asks_by_heart(config, gathered.choice, gathered.kind)
         with target.open():
             assembly = Assembly(target, split, kind=gathered.kind, config=config)
-            _write(
+            passes = _write(
                 assembly,
                 examples,
                 gathered,
                 self._expansion,
                 with_passages=asks_with_passages(config, gathered.choice, gathered.kind),
-                passes=passes,
+                passes=num_passes(config, gathered.choice, gathered.kind),
                 near_words=_near_words(self._options.base_model) if by_heart else None,
                 seed=self._seed,
                 tell=lambda done: self._options.progress(Stage("write", "rows", done, num_rows)),
@@ -255,8 +254,10 @@ def _write(
     near_words: NearWords | None,
     seed: int,
     tell: Callable[[int], None],
-) -> None:
+) -> int:
     """Write all examples, then rows that are made of the training split's, and practice.
+
+    Returns the passes that most questions of the training split were written in.
 
     Args:
         gathered: contents of the sources.
@@ -275,12 +276,14 @@ def _write(
         rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
     is_asked_again = by_base or with_passages or expansion.is_asked_for
     train: set[str] = set()
+    num_once = 0
     for row in counting(rows, tell):
         is_trained = assembly.side_of(row["id"]) == "train"
         if is_trained and is_asked_again:
             train.add(row["id"])
         if not (by_base and is_trained and _is_asked_by_heart(row)):
             assembly.add(row)
+            num_once += is_trained
     if by_base:
         asked = filter(_is_asked_by_heart, examples.by_document(train))
         for row in rows_by_heart(asked, seed=seed, passes=passes, near_words=near_words):
@@ -298,6 +301,7 @@ def _write(
     for row in practice_rows(PRACTICE_SHARE * num_with_passages, seed=seed) if by_base else ():
         assembly.add_joined(row)
     assembly.flush()
+    return passes_of_most(passes, num_by_heart=len(train) - num_once, num_once=num_once) if by_base else passes
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:

@@ -75,9 +75,11 @@ def _require_no_endpoint(qa: QaGeneration, choice: Choice) -> None:
     asked = {"kinds": [kind for kind in qa.kinds if kind not in _WITHOUT_ENDPOINT], "personas": qa.personas}
     asked |= {"difficulty": list(qa.difficulty)}
     found = [f"{name} ({', '.join(values)})" for name, values in asked.items() if values]
+    found += ["unanswerable (true)"] if qa.unanswerable else []
     if found:
+        need = "needs" if len(found) == 1 else "need"
         raise InputError(
-            f"dataset.preprocessing.qa_generation: {' and '.join(found)} need an endpoint or vLLM. {choice.reason}",
+            f"dataset.preprocessing.qa_generation: {' and '.join(found)} {need} an endpoint or vLLM. {choice.reason}",
             hint=f"Set {_MODEL_KEY} to a model of an endpoint, or to 'vllm'.",
         )
 

@@ -9,9 +9,11 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from llamafarm_ray.data.rows import Example, Message
+from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
+from llamafarm_ray.types import Digest
 
 
 def rows(*questions):
@@ -101,11 +103,46 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_json_files_are_in_the_format_asked_for(tmp_path):
     build(tmp_path / "qa.json", row_format="alpaca")
     assert names(tmp_path) == ["qa.json", "qa.report.json", "qa.validation.json"]
-    assert json.loads((tmp_path / "qa.json").read_text())[1] == {"instruction": "b", "input": "", "output": "A."}
+    record = json.loads((tmp_path / "qa.json").read_text())[1]
+    assert record | {"instruction": "b", "input": "", "output": "A."} == record
     assert len(json.loads((tmp_path / "qa.validation.json").read_text())) == 1
     build(tmp_path / "qa.jsonl", row_format="sharegpt")
     lines = (tmp_path / "qa.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["conversations"][0] == {"from": "human", "value": "a"}
+
+
+@pytest.mark.parametrize("row_format", ["alpaca", "sharegpt", "chatml"])
+@pytest.mark.parametrize("output", ["qa", "qa.json", "qa.jsonl", "qa.csv", "qa.parquet"])
+def test_records_of_every_format_name_document_passage_page_and_model(tmp_path, output, row_format):
+    provenance = Provenance("endpoint", model="writer", page=7)
+    example = Example(
+        (Message("user", "a"), Message("assistant", "A.")), "d.pdf", Digest.of(b"d"), "p", provenance=provenance
+    )
+    target = target_for(tmp_path / output, row_format, overwrite=False)
+    with target.open():
+        target.add("train", [example.row()])
+        description = {
+            "digest": Digest.of(b"one"),
+            "num_train": 1,
+            "num_validation": 0,
+            "documents": [],
+            "name": "n",
+            "seed": 0,
+        }
+        target.finish({**description, "format_version": 1}, {"name": "n"})
+        target.publish()
+    (row,) = read_dataset(tmp_path / output).rows["train"]
+    assert (row["document"], row["document_digest"], row["passage"]) == ("d.pdf", Digest.of(b"d"), "p")
+    assert Provenance.of(json.loads(row["provenance"])) == provenance
+
+
+def test_origins_that_are_not_known_make_no_fields(tmp_path):
+    target = target_for(tmp_path / "qa.json", "alpaca", overwrite=False)
+    with target.open():
+        target.add("train", [Example((Message("user", "a"), Message("assistant", "A.")), "", "", "").row()])
+        target.finish({"digest": "one"}, {"name": "n"})
+        target.publish()
+    assert json.loads((tmp_path / "qa.json").read_text()) == [{"instruction": "a", "input": "", "output": "A."}]
 
 
 def test_what_a_killed_build_left_is_cleared_and_what_a_running_one_writes_is_not(tmp_path):

@@ -101,6 +101,29 @@ def test_with_passages_each_eighth_pass_asks_the_next_wording():
     assert sorted(prompt[-11:] for prompt in asked[2]) == [f"Question {number}?" for number in range(4)]
 
 
+GERMAN = "Die M\u00fchle \u00f6ffnet um neun Uhr und schlie\u00dft abends um f\u00fcnf, au\u00dfer im Winter."
+
+
+def written_passes(passages, *, passes=8):
+    """Write a row for each passage, and return the passes that the rows count as."""
+    rows = [row(number, passage, f"fact {number}") for number, passage in enumerate(passages)]
+    examples = SimpleNamespace(rows=lambda *_: iter(rows), by_document=lambda _: [])
+    assembly = SimpleNamespace(
+        side_of=lambda _: "train", add=lambda _: None, add_joined=lambda _: None, flush=lambda: None
+    )
+    gathered = SimpleNamespace(harvest=SimpleNamespace(ledger=None), rows=(), kind="chat")
+    settings = {"with_passages": False, "near_words": NearWords(()), "passes": passes, "seed": 0}
+    expansion = SimpleNamespace(is_asked_for=False)
+    return pipeline._write(assembly, examples, gathered, expansion, tell=lambda _: None, **settings)
+
+
+def test_questions_that_are_written_once_count_as_one_pass_where_most_are_such():
+    assert written_passes([HOURS, PRICES]) == 8
+    assert written_passes([GERMAN, GERMAN]) == 1
+    assert written_passes([HOURS, PRICES, GERMAN]) == 8
+    assert written_passes([HOURS, GERMAN, GERMAN]) == 1
+
+
 @pytest.mark.parametrize("by_base", [True, False])
 def test_questions_of_the_base_model_are_trained_in_rows_by_heart_and_those_held_out_stay(by_base):
     rows = [row(number, HOURS, f"fact {number}", f"Answer {number} has words.") for number in range(3)]

@@ -138,10 +138,21 @@ def test_difficulties_have_their_weights_over_many_passages():
     assert {personas.persona_of(passage(index)) for index in range(50)} == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("asked", [{"kinds": ["dialogues"]}, {"personas": ["a child"]}, {"difficulty": {"easy": 1.0}}])
-def test_what_only_an_endpoint_makes_is_refused_without_one(asked):
-    with pytest.raises(InputError, match="need an endpoint"):
-        choose_generator(QaGeneration.model_validate(asked), base_model=None, environment={})
+@pytest.mark.parametrize("model", ["rules", "base_model"])
+@pytest.mark.parametrize(
+    "asked",
+    [{"kinds": ["dialogues"]}, {"personas": ["a child"]}, {"difficulty": {"easy": 1.0}}, {"unanswerable": True}],
+)
+def test_what_only_an_endpoint_makes_is_refused_without_one(asked, model):
+    qa = QaGeneration.model_validate({**asked, "model": model})
+    with pytest.raises(InputError, match=f"{next(iter(asked))} .*needs an endpoint"):
+        choose_generator(qa, base_model="base", environment={})
+
+
+def test_all_that_needs_an_endpoint_is_named_at_once():
+    qa = QaGeneration(personas=("a child",), unanswerable=True)
+    with pytest.raises(InputError, match=r"personas \(a child\) and unanswerable \(true\) need an endpoint"):
+        choose_generator(qa, base_model=None, environment={})
 
 
 # Hard negatives, without any model

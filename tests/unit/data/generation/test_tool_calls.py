@@ -213,5 +213,5 @@ def test_tools_and_their_kind_are_set_together(tmp_path):
     with pytest.raises(InputError, match="alpaca has no place for tools"):
         check_settings(DatasetConfig.model_validate(config), from_rows=False)
     by_rules = DatasetConfig.model_validate(config).preprocessing.qa_generation.model_copy(update={"model": "rules"})
-    with pytest.raises(InputError, match="need an endpoint"):
+    with pytest.raises(InputError, match="needs an endpoint"):
         choose_generator(by_rules, base_model=None, environment={})

@@ -70,7 +70,9 @@ def test_every_trained_run_follows_what_inference_would_send_token_by_token(name
             if trained:
                 found.append(chat.input_ids[:place])
             place += len(tokens)
-    assert found == prompts
+    thoughts = tokenizer("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"] if name == "qwen3" else []
+    assert len(found) == len(prompts)
+    assert all(ids in (prompt, prompt + thoughts) for ids, prompt in zip(found, prompts, strict=True))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -132,6 +134,23 @@ def test_turns_that_lose_their_thoughts_once_others_follow_are_rows_of_their_own
     )
     rows = SftObjective().tokenise(tokenizer, {"messages": THOUGHT}, 512)
     assert [row.dropped for row in rows] == ["", ""]
+
+
+def test_an_empty_block_of_thoughts_is_trained_only_where_the_row_has_it():
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and '<think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = Family(template, ("<think>", "</think>"), "", "").tokenizer()
+    begin = "<|im_start|>user\nWhat is a llama?<|im_end|>\n<|im_start|>assistant\n"
+    (plain,) = tokenise_turns(tokenizer, FIRST)
+    assert marked(tokenizer, plain) == f"{begin}<think>\n\n</think>\n\n[[An animal.<|im_end|>]]\n"
+    assert plain == tokenise_answer(tokenizer, FIRST)
+    (own,) = tokenise_turns(tokenizer, [FIRST[0], {"role": "assistant", "content": "<think>\n\n</think>\n\nYes."}])
+    assert marked(tokenizer, own) == f"{begin}[[<think>\n\n</think>\n\nYes.<|im_end|>]]\n"
+    (thought,) = tokenise_turns(tokenizer, THOUGHT[:2])
+    assert marked(tokenizer, thought) == f"{begin}[[{THOUGHT[1]['content']}<|im_end|>]]\n"
 
 
 def test_a_system_prompt_that_moves_to_the_last_question_gives_each_turn_a_row():
