@@ -27,6 +27,7 @@ from typing import Protocol
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
+from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.gateway.auth import Keys, Tenant
 from llamafarm_ray.serving.gateway.auto_selection import (
     AUTO_ROUTES,
@@ -138,6 +139,7 @@ class Gateway:
         journal: takes in requests and ratings for health and usage.
         quotas: tokens of namespaces; None: without limits.
         health: tells admins what the journals say of versions.
+        token_bound: gives the fewest tokens of a text, where the engine's tokenizer has such a bound.
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class Gateway:
         journal: Journal | None = None,
         quotas: TokenQuotas | None = None,
         health: HealthReport | None = None,
+        token_bound: TokenBound | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -169,6 +172,7 @@ class Gateway:
         self._quotas = quotas
         self._health = health
         self._limits = limits or Limits()
+        self._token_bound = token_bound
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
         self._turns = FairQueue(
@@ -267,7 +271,7 @@ class Gateway:
                 self._models.use(target),
             ):
                 request.span.began()
-                await check_prompt(self._app, request.scope, body, self._limits)
+                await check_prompt(self._app, request.scope, body, self._limits, self._token_bound)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 waited_s = time.perf_counter() - came
                 opening = self._journal.opening(watch, path, drawn) if self._journal is not None else None

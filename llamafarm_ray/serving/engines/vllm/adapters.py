@@ -8,7 +8,7 @@ With `numbers` the only module that touches a vLLM that runs; `process` and `imp
 relies on ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
 and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
-to stop it; and on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``.
+to stop it; on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``, and on its ``renderer.tokenizer``.
 Tests call or name each.
 """
 
@@ -56,6 +56,11 @@ class VllmAdapters:
     def dtype(self) -> str:
         """The dtype that the engine computes in, as torch names it; known once it is started."""
         return str(self._models().engine_client.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def tokenizer(self) -> object:
+        """The base model's tokenizer; known once the engine is started."""
+        return self._models().engine_client.renderer.tokenizer
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.
