@@ -32,7 +32,8 @@ from llamafarm_ray.serving.engines.requests import (
     read_request,
 )
 from llamafarm_ray.serving.engines.responses import ChatShape, Choice, CompletionShape, Piece, Shape, embeddings
-from llamafarm_ray.serving.http.asgi import Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.http.asgi import Message, Receive, Scope, Send, answer, error_type, refuse
+from llamafarm_ray.serving.http.errors import ContextLengthError, param_of
 
 __all__ = ["ROUTES", "EngineApp"]
 
@@ -48,6 +49,8 @@ _COMPLETION_TOKENS = 16
 _CHAT_TOKENS = 1024
 """The bound on a chat's answer that names none, of a model without a bound of its own."""
 _SHOWN = 200
+_PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
+"""Each route's field of the prompt."""
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -93,13 +96,18 @@ class EngineApp:
         elif route[0] == "POST" and route[1] in self._routes:
             body = json.loads(await _read(receive))
             reply = _Reply(send, dict(scope["headers"]).get(b"x-request-id", b"0").decode("latin-1"))
-            await _until_gone(receive, self._answer(self._routes[route[1]](body, reply), reply))
+            await _until_gone(
+                receive, self._answer(self._routes[route[1]](body, reply), reply, _PROMPTS.get(route[1], ""))
+            )
         else:
             await refuse(send, NotFoundError(f"There is no route {route[0][:20]} {route[1][:120]!r}."))
 
-    async def _answer(self, answering: Coroutine[object, None, None], reply: _Reply) -> None:
+    async def _answer(self, answering: Coroutine[object, None, None], reply: _Reply, prompt: str) -> None:
         try:
             await answering
+        except ContextLengthError as error:
+            error.param = prompt
+            await reply.refuse(error)
         except LlamaFarmError as error:
             await reply.refuse(error)
         except Exception:  # an engine may raise anything; the client gets an answer, and the log the error
@@ -285,7 +293,8 @@ class _Reply:
         if not self._is_streaming:
             await refuse(self._send, error)
             return
-        await self.event({"error": {"message": str(error), "type": "server_error", "param": None, "code": error.code}})
+        told = {"message": str(error), "type": error_type(error.http_status), "code": error.code}
+        await self.event({"error": {**told, "param": param_of(error)}})
         await self.end()
 
 

@@ -20,13 +20,13 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import LlamaFarmError, NotFoundError
+from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
 from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.gateway.auth import Keys, Tenant
 from llamafarm_ray.serving.gateway.auto_selection import (
@@ -53,6 +53,7 @@ from llamafarm_ray.serving.gateway.validation import (
     read_object,
 )
 from llamafarm_ray.serving.http.asgi import App, Header, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.http.errors import FieldError, ModelNotFoundError
 from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.routing.resolution import Target
@@ -243,10 +244,11 @@ class Gateway:
         if path not in self._routes:
             raise _no_route("POST", path)
         tenant.check(request.routed or body["model"])
-        if request.routed is not None:
-            target = await self._models.find(request.routed)
-        else:
-            target = await self._models.find(body["model"], caller)
+        with _about_model():
+            if request.routed is not None:
+                target = await self._models.find(request.routed)
+            else:
+                target = await self._models.find(body["model"], caller)
         request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
@@ -305,7 +307,8 @@ class Gateway:
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
-        target = await self._models.find(said.model, NOBODY)
+        with _about_model():
+            target = await self._models.find(said.model, NOBODY)
         record = feedback_record(said, target, tenant.name)
         await self._feedback.add(record)
         if self._journal is not None:
@@ -324,6 +327,17 @@ class Gateway:
             return message
 
         return closing
+
+
+@contextlib.contextmanager
+def _about_model() -> Iterator[None]:
+    """Say with OpenAI's code that the model is what was not found."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise ModelNotFoundError(error.message, hint=error.hint) from error
+    except InputError as error:
+        raise FieldError(error.message, param="model", hint=error.hint) from error
 
 
 def _no_route(method: str, path: str) -> NotFoundError:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.http.asgi import App, Message, Scope
+from llamafarm_ray.serving.http.errors import ContextLengthError
 
 __all__ = ["check_prompt"]
 
@@ -26,18 +26,23 @@ async def check_prompt(
         bound: refuses texts of too many characters before the engine tokenizes them.
 
     Raises:
-        InputError: it is; how long.
+        ContextLengthError: it is; how long.
     """
     most = limits.max_prompt_tokens
     if most is None:
         return
     least = max(map(bound.least, _texts(body)), default=0) if bound is not None else 0
     if least > most:
-        raise InputError(f"The prompt has {least} tokens or more; {most} is the most.", hint="Shorten it.")
+        raise _too_long(body, f"{least} tokens or more", most)
     for part in _parts(body):
         count = part if isinstance(part, int) else await _count(app, scope, {"model": body["model"], **part})
         if count > most:
-            raise InputError(f"The prompt has {count} tokens; {most} is the most.", hint="Shorten it.")
+            raise _too_long(body, f"{count} tokens", most)
+
+
+def _too_long(body: Mapping[str, object], length: str, most: int) -> ContextLengthError:
+    param = next((name for name in ("messages", "prompt", "input") if name in body), "")
+    return ContextLengthError(f"The prompt has {length}; {most} is the most.", param=param, hint="Shorten it.")
 
 
 def _parts(body: Mapping[str, object]) -> list[int | dict[str, object]]:
