@@ -20,13 +20,20 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
+from llamafarm_ray.errors import (
+    DeploymentError,
+    InputError,
+    IntegrityError,
+    LlamaFarmError,
+    NotFoundError,
+    StorageError,
+)
 from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.gateway.auth import Keys, Tenant
 from llamafarm_ray.serving.gateway.auto_selection import (
@@ -270,7 +277,7 @@ class Gateway:
         with about(request=exchange.request_id, version=target.ref), contextlib.closing(exchange):
             async with (
                 self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn,
-                self._models.use(target),
+                self._ready(target),
             ):
                 request.span.began()
                 await check_prompt(self._app, request.scope, body, self._limits, self._token_bound)
@@ -304,13 +311,30 @@ class Gateway:
                             opening=opening,
                         )
 
+    @contextlib.asynccontextmanager
+    async def _ready(self, target: Target) -> AsyncIterator[None]:
+        """Have a version ready for a block; a client does not read which of the server's files is in the way."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._models.use(target))
+            except (OSError, StorageError, IntegrityError) as error:
+                logger.exception("%s can't be loaded", target.ref)
+                raise DeploymentError(
+                    f"{target.ref} can't be loaded at the moment.", hint="The server's log says why; ask who runs it."
+                ) from error
+            yield
+
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
         with _about_model():
             target = await self._models.find(said.model, NOBODY)
         record = feedback_record(said, target, tenant.name)
-        await self._feedback.add(record)
+        try:
+            await self._feedback.add(record)
+        except StorageError as error:
+            logger.exception("Feedback can't be kept")
+            raise StorageError("The feedback can't be kept at the moment.", hint="Send it again later.") from error
         if self._journal is not None:
             self._journal.rated(target.ref, said.score)
         kept = {name: record[name] for name in ("id", "version", "digest")}

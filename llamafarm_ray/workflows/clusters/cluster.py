@@ -260,7 +260,10 @@ def _join(address: str, *, runtime_env: Mapping[str, object] | None = None) -> s
     except ConnectionError as error:
         raise InputError(
             f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
-            hint="Start one with `ray start --head`, or leave out --address to use this machine.",
+            hint="Start one with `ray start --head`, or leave out --address to use this machine."
+            if address == "auto"  # otherwise something answers there
+            else "A Ray of another user or HOME takes its own token only: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+            "to what is in that one's ~/.ray/auth_token. If it is no Ray, start one with `ray start --head`.",
         ) from None
     except (RayError, RuntimeError, ValueError, TimeoutError) as error:  # RayError: such as a wrong token
         raise ClusterError(

@@ -25,6 +25,10 @@ from llamafarm_ray.serving.engines.vllm.numbers import watch_logits
 
 __all__ = ["VllmAdapters"]
 
+_METHOD_FAILED = "method failed: "
+"""End of what vLLM's engine puts before an error of a worker, ``Call to add_lora method failed: ``."""
+_MAX_REASON_CHARS = 500
+
 
 class VllmAdapters:
     """An :class:`~llamafarm_ray.serving.adapters.protocols.AdapterEngine` over vLLM in this process.
@@ -79,7 +83,7 @@ class VllmAdapters:
         asked = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(folder))
         said = await self._models().load_lora_adapter(asked)
         if isinstance(said, ErrorResponse):
-            raise UserError(f"vLLM refuses the adapter {name}: {said.error.message}")
+            raise UserError(f"vLLM refuses the adapter {name}: {_reason(said.error.message, folder)}")
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter from the workers' slots and memory, and its name from the list.
@@ -111,3 +115,9 @@ class VllmAdapters:
         names = {known.lora_int_id: name for name, known in models.lora_requests.items()}
         held = await models.engine_client.list_loras()
         return sorted(names.get(number, f"#{number}") for number in held)
+
+
+def _reason(message: str, folder: Path) -> str:
+    """Return why vLLM refuses an adapter, without the name of its own method and the folder on this server."""
+    reason = message.rpartition(_METHOD_FAILED)[2].strip() or "it gives no reason."
+    return reason.replace(str(folder), "its folder")[:_MAX_REASON_CHARS]

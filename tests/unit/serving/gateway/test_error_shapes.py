@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from fake_gateway import ANN, BEN, CHAT, Engine, Server, event, keyed_state, whole
+from fake_gateway import ANN, BEN, BOT, CHAT, Engine, Server, event, keyed_state, whole
 
 from llamafarm_ray.config import Limits
+from llamafarm_ray.errors import IntegrityError, StorageError
 
 COMPLETE = {"model": "bot", "prompt": "A llama"}
 PIN = "xyzzy"
@@ -165,3 +166,39 @@ def test_what_is_no_error_in_json_is_passed_on():
 
     response = Server(engine=Plain()).post("/v1/completions", COMPLETE)
     assert (response.status_code, response.text) == (500, "Internal Server Error")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        OSError(30, "Read-only file system", "/srv/home/cache/locks/ab.use"),
+        StorageError("/srv/home/blobs can't be read: Permission denied."),
+        IntegrityError("/srv/home/blobs/ab is not what its digest says."),
+    ],
+)
+def test_a_version_whose_files_cant_be_had_is_unavailable_and_names_no_path(problem, caplog, monkeypatch):
+    server = Server()
+
+    def use(_):
+        raise problem
+
+    monkeypatch.setattr(server.models, "use", use)
+    response = server.post("/v1/completions", COMPLETE)
+    assert told(response) == (503, "server_error", "deployment_error", None)
+    assert "bot:1.0.0 can't be loaded at the moment" in response.text
+    assert "/srv" not in response.text
+    assert "/srv" in caplog.text
+
+
+SAID = {"model": BOT, "messages": CHAT["messages"], "answer": "A plant.", "thumb": "down"}
+
+
+def test_feedback_that_cant_be_kept_names_no_path(monkeypatch):
+    server = Server()
+
+    async def add(_):
+        raise StorageError("/srv/home/feedback can't be written: Read-only file system.")
+
+    monkeypatch.setattr(server.feedback, "add", add)
+    response = server.post("/v1/feedback", SAID)
+    assert (response.status_code, "/srv" in response.text) == (500, False)
