@@ -120,13 +120,13 @@ class _Followed:
             ClusterError: it was stopped by somebody else, never ran, or can't be reached any more.
             typer.Exit: it failed, or was left.
         """
-        from llamafarm_ray.workflows.clusters.cluster import ended_by_sigterm
+        from llamafarm_ray.workflows.clusters.cluster import ended_by_signals
 
         job = self._job
         if not self._as_json:
             files = f"{job.num_files:,} file{'s' if job.num_files != 1 else ''}"
             errors.line(f"Job {job.job_id} at {job.server}, with {files} of this folder. Ctrl-C asks what to do.")
-        with ended_by_sigterm():
+        with ended_by_signals():
             try:
                 self._print_output()
             except SystemExit:
