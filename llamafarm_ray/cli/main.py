@@ -190,7 +190,7 @@ def _status_of(ended: SystemExit | BrokenPipeError) -> int:
     """Return the exit status of a command that ended early.
 
     Of one whose reader has left, such as ``head``, it is the one that shells give SIGPIPE; typer and rich say 1, as of
-    a failure. What is still buffered then goes nowhere: Python would fail once more at its end.
+    a failure. Buffered output then goes nowhere: Python would fail once more at its end.
     """
     if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -4,7 +4,7 @@ With ``use_rslora`` the update is scaled by alpha/sqrt(r) (https://arxiv.org/abs
 magnitude beside the direction (https://arxiv.org/abs/2402.09353).
 
 ``target_modules: auto`` is every linear layer but the output head, as ``all-linear`` is; routed experts that a model
-keeps as one tensor for all are no linear layers. What can't be adapted is left out (`linear_module_names`).
+keeps as one tensor for all are no linear layers. Unfit layers are left out (`linear_module_names`).
 
 Adapting all layers is what reaches full fine-tuning's quality, and more than rank does
 (https://arxiv.org/abs/2305.14314, section 4; https://arxiv.org/abs/2405.09673, figure 6); peft's own default, two or
