@@ -93,4 +93,5 @@ def engine_of(model, tokenizer):
 
 def server_of(model, tokenizer, **options):
     """A gate over that engine's app."""
-    return Server(engine=EngineApp(engine_of(model, tokenizer)), routes=ROUTES, **options)
+    app = EngineApp(engine_of(model, tokenizer))
+    return Server(engine=app, routes=ROUTES, token_bound=app.token_bound, **options)

@@ -35,6 +35,7 @@ def ran_as_job(
     flags: Mapping[str, bool] | None = None,
     no_wait: bool = False,
     as_json: bool = False,
+    returns_files: bool = False,
 ) -> bool:
     """Run a verb as a job if ``--address`` (or ``$RAY_ADDRESS``) is a job server's; otherwise do nothing.
 
@@ -44,6 +45,7 @@ def ran_as_job(
         flags: its options without a value, and whether they were given.
         no_wait: leave once the job is submitted.
         as_json: print what the job prints for programs, and nothing else, on standard output.
+        returns_files: write relative outputs here too, once the job has sent them.
 
     Returns:
         True if it ran there; False if the verb has to run here.
@@ -63,7 +65,10 @@ def ran_as_job(
             raise InputError("--no-wait is for jobs.", hint="Give a job server with --address http://HOST:8265.")
         return False
     given = [flag for flag, is_given in (flags or {}).items() if is_given]
-    request = JobRequest(verb, config, inputs or {}, outputs or {}, tuple([*given, "--json"] if as_json else given))
+    comes_back = returns_files and not no_wait
+    flags_there = tuple([*given, "--json"] if as_json else given)
+    request = JobRequest(verb, config, inputs or {}, outputs or {}, flags_there, comes_back)
+    places = {option: path for option, path in request.outputs.items() if path is not None and not path.is_absolute()}
     begin(f"Sending a job to {address}", quiet=as_json)
     server = JobServer(address)
     job_id = request.new_id()
@@ -75,7 +80,7 @@ def ran_as_job(
     if no_wait:
         _show_submitted(job, as_json=as_json)
         return True
-    _Followed(server, job, as_json=as_json).follow()
+    _Followed(server, job, places if comes_back else {}, as_json=as_json).follow()
     return True
 
 
@@ -104,12 +109,14 @@ def _how_to_go_on(address: str, job_id: str) -> str:
 class _Followed:
     """A job that was submitted, followed to its end or left."""
 
-    def __init__(self, server: JobServer, job: SubmittedJob, *, as_json: bool) -> None:
+    def __init__(self, server: JobServer, job: SubmittedJob, places: Mapping[str, Path], *, as_json: bool) -> None:
+        from llamafarm_ray.workflows.jobs.returned import ReturnedFiles
         from llamafarm_ray.workflows.jobs.running import RunningJob
 
         self._job = job
         self._as_json = as_json
         self._running: RunningJob = RunningJob(server, job.job_id, on_trouble=errors.line)
+        self._files = ReturnedFiles(places)
         self._printed: list[str] = []
         self._since = time.monotonic()
 
@@ -120,13 +127,13 @@ class _Followed:
             ClusterError: it was stopped by somebody else, never ran, or can't be reached any more.
             typer.Exit: it failed, or was left.
         """
-        from llamafarm_ray.workflows.clusters.cluster import ended_by_sigterm
+        from llamafarm_ray.workflows.clusters.cluster import ended_by_signals
 
         job = self._job
         if not self._as_json:
             files = f"{job.num_files:,} file{'s' if job.num_files != 1 else ''}"
             errors.line(f"Job {job.job_id} at {job.server}, with {files} of this folder. Ctrl-C asks what to do.")
-        with ended_by_sigterm():
+        with ended_by_signals():
             try:
                 self._print_output()
             except SystemExit:
@@ -137,11 +144,15 @@ class _Followed:
 
     def _print_output(self) -> None:
         for text in self._running.output():
-            if self._as_json:
-                self._printed.append(text)
-            else:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+            self._print(self._files.visible(text))
+        self._print(self._files.rest())
+
+    def _print(self, text: str) -> None:
+        if self._as_json:
+            self._printed.append(text)
+        else:
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
     def _interrupted(self) -> None:
         """Ask, stop the job on a yes, and leave."""
@@ -173,6 +184,8 @@ class _Followed:
                 errors.line(f"Job {job.job_id} failed on the cluster with exit status {status}; see above.")
             raise typer.Exit(status)
         if not self._as_json:
+            for path in self._files.written:
+                errors.line(f"Written to {path} here.")
             home = job.home or "the cluster's home ($LLAMAFARM_HOME there, or ~/.llamafarm)"
             files = f", files in {job.folder} on its head node" if job.folder else ""
             seconds = time.monotonic() - self._since

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -166,8 +167,8 @@ def run(arguments: list[str]) -> int:
     try:
         with show_downloads(functools.partial(_download_lines, quiet=is_json(arguments))):
             _parser()(arguments)
-    except SystemExit as ended:  # how typer ends, usage errors (2) and Ctrl-C included
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except (SystemExit, BrokenPipeError) as ended:  # how typer ends, usage errors (2) and Ctrl-C included
+        return _status_of(ended)
     except LlamaFarmError as error:
         if debug:
             raise
@@ -183,3 +184,16 @@ def run(arguments: list[str]) -> int:
         errors.line("Run it again with --debug and report what that prints.")
         return 1
     return 0
+
+
+def _status_of(ended: SystemExit | BrokenPipeError) -> int:
+    """Return the exit status of a command that ended early.
+
+    Of one whose reader has left, such as ``head``, it is the one that shells give SIGPIPE; typer and rich say 1, as of
+    a failure. Buffered output then goes nowhere: Python would fail once more at its end.
+    """
+    if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    return 128 + signal.SIGPIPE

@@ -29,6 +29,7 @@ __all__ = [
     "linear_layers",
     "linear_module_names",
     "load_model",
+    "text_part",
 ]
 
 Task = Literal["causal-lm", "embedding"]
@@ -36,6 +37,8 @@ Task = Literal["causal-lm", "embedding"]
 
 _MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+_MATRIX = 2
+"""Dimensions of a linear layer's weight."""
 _UNMARKED_ENCODERS = {"big_bird", "megatron-bert", "rembert", "roformer", "xlm", "xlnet"}
 _WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
@@ -46,7 +49,7 @@ class Architecture:
 
     Args:
         num_parameters: parameters, tied ones counted once.
-        linear_modules: names of the linear layers' last parts without the output head, sorted: ``("down_proj", ...)``.
+        linear_modules: last parts of the names of the linear layers that can be adapted (`linear_module_names`).
         module_names: every module's dotted name.
         max_positions: the longest sequence in tokens it was made for, where its config says.
         task: task it was built for.
@@ -56,6 +59,7 @@ class Architecture:
         is_causal: True if a token sees none after it, and there is no encoder that sees the whole text.
         takes_prefix: True if there are causal attention layers, whose caches can hold a trained prefix.
         can_pack: see `can_pack`.
+        num_expert_parameters: those of routed experts that are kept as one tensor for all of a layer: no linear layers.
         is_half: True if its weights are kept in bf16 or fp16, as its config says.
     """
 
@@ -69,6 +73,7 @@ class Architecture:
     is_causal: bool = True
     takes_prefix: bool = True
     can_pack: bool = False
+    num_expert_parameters: int = 0
     is_half: bool = False
 
 
@@ -93,6 +98,11 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         is_causal=not has_encoder and _is_causal(model, task),
         takes_prefix=any(_causal_marks(model)),
         can_pack=can_pack(model),
+        num_expert_parameters=sum(
+            parameter.numel()
+            for name, parameter in model.named_parameters()
+            if "experts" in name.split(".") and parameter.dim() > _MATRIX
+        ),
         is_half=getattr(config, "dtype", None) in {torch.bfloat16, torch.float16},
     )
 
@@ -242,8 +252,38 @@ def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 
 
 def linear_module_names(model: PreTrainedModel) -> list[str]:
-    """The last parts of the names of all linear layers but the output head, sorted: ``["down_proj", ...]``."""
-    return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
+    """The last parts of the names of all linear layers that can be adapted, sorted: ``["down_proj", ...]``.
+
+    Not among them are the output head, layers that read images or sounds, routers of experts that return more than a
+    tensor, and those layers of Mamba whose weights are used past the layer.
+    """
+    text = text_part(model)
+    unfit = {
+        f"{name}.{inner}".lstrip(".")
+        for name, module in model.named_modules()
+        if all(hasattr(module, attribute) for attribute in ("A_log", "D", "conv1d"))
+        for inner in ("dt_proj", "out_proj", "x_proj")
+    }
+    found: set[str] = set()
+    left_out: set[str] = set()
+    for name in linear_layers(model):
+        last = name.rpartition(".")[2]
+        if not name.startswith(text):
+            continue
+        is_plain = not type(model.get_submodule(name)).__module__.startswith("transformers.models.")
+        (found if is_plain and name not in unfit else left_out).add(last)
+    return sorted(found - left_out)
+
+
+def text_part(model: PreTrainedModel) -> str:
+    """Return the beginning of the names of the text model's modules, in a model that reads images or sounds too.
+
+    It is empty for a model of text alone.
+    """
+    if not any(hasattr(model.config, name) for name in ("vision_config", "audio_config")):
+        return ""
+    decoder = model.get_decoder()
+    return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
 
 
 def _is_linear(module: object) -> bool:

@@ -351,16 +351,26 @@ class RegistryService(RegistryApi):
         self._refused[refusal] = now
         for _ in range(_MAX_RACES):
             self._read_new()
+            change = self._refusal(self._state, who, (action, target, ""), error)
+            if self._repeats(change):  # of another process: each command is one
+                return
             try:
                 self._preconditions.check()
-                self._take_in(
-                    *self._log.append(self._head, [self._refusal(self._state, who, (action, target, ""), error)])
-                )
+                self._take_in(*self._log.append(self._head, [change]))
             except LostRaceError:
                 continue
             except StorageError as problem:  # a viewer may have no way to write: they are refused all the same
                 logger.warning("A refusal could not be recorded: %s", problem)
             return
+
+    def _repeats(self, refusal: Change) -> bool:
+        """Return True if the same refusal is in the log already, and not older than a minute."""
+        return any(
+            known.principal == refusal.principal and known.events == refusal.events
+            for commit in self.recent
+            for known in commit.changes
+            if (refusal.time - known.time).total_seconds() < _SAME_REFUSAL_S
+        )
 
     def _now(self, state: RegistryState) -> dt.datetime:
         """Return the time, not before the last commit's: writers' clocks differ, and history does not run backwards.

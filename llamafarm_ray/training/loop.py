@@ -86,6 +86,8 @@ def train_steps(
         learning_rate = schedule.at(state.step)
         strategy.set_learning_rate(learning_rate)
         done = _accumulate_gradients(strategy, objective, window.batches)
+        if state.step == 0 and not math.isfinite(done.loss):
+            raise _not_finite_at_once(done.loss, strategy)
         _check_finite(done.loss, "loss", state.step + 1, learning_rate)
         grad_norm = strategy.step()
         overflows.check(grad_norm, state.step + 1, learning_rate)
@@ -178,6 +180,21 @@ def mean_loss(strategy: Strategy, objective: Objective, windows: Iterator[Window
 def _check_finite(value: float, what: str, step: int, learning_rate: float) -> None:
     if not math.isfinite(value):
         raise _not_finite(value, what, step, learning_rate)
+
+
+def _not_finite_at_once(value: float, strategy: Strategy) -> TrainingError:
+    """Return the error of a loss before anything was learnt: no learning rate is to blame for that."""
+    parameters = strategy.model.named_parameters()
+    name = next((name for name, values in parameters if not bool(torch.isfinite(values).all())), None)
+    if name is not None:
+        return TrainingError(
+            f"The loss of step 1 is {value}, before anything was learnt: the weights {name} are not finite.",
+            hint="Download or convert the base model again.",
+        )
+    return TrainingError(
+        f"The loss of step 1 is {value}, before anything was learnt, with weights that are finite.",
+        hint="Set fine_tuning.training.precision to bf16 or fp32: fp16 may be too narrow for this model.",
+    )
 
 
 def _not_finite(value: float, what: str, step: int, learning_rate: float) -> TrainingError:

@@ -123,7 +123,7 @@ class _Run:
         self._rows = rows
         self._heartbeat = heartbeat
         self._place = _find_place(job.distributed.cpus_per_worker)
-        self._objective = find_objective(job.objective, job.objective_settings)
+        self._objective = find_objective(job.objective, job.objective_settings, max_length=job.max_length)
         self._method = find_method(job.method)(job.parameters)
         self._layout = _layout(job, self._place.device)
         self._store = CheckpointStore(

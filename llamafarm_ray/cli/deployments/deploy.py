@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _LOOK_S = 5.0
+_MOST_NAMES = 12
+"""Names that are printed, so that the address stays on the screen."""
 _SETTLED_S = 10.0
 """Seconds that this Ray stays after `undeploy` elsewhere, which takes the deployment off the record through it."""
 
@@ -43,6 +45,9 @@ def command(
     adapter: Annotated[list[str] | None, typer.Option("--adapter", help="Adapter to load at once.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="local, ray or kubernetes: print a manifest.")] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Copies of the model that answer.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all, which asks for keys.")
+    ] = None,
     port: Annotated[int | None, typer.Option("--port", help="TCP port to listen on.")] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -58,6 +63,7 @@ def command(
         "deployment.adapters": list(adapter) if adapter else None,
         "deployment.target": target,
         "deployment.replicas": replicas,
+        "deployment.host": host,
         "deployment.port": port,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
@@ -109,6 +115,8 @@ def _deploy(config: Config, model: str | None, *, as_json: bool) -> None:
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_until_stopped()
+            if not as_json:
+                console.print("Stopping.")
             undeploy(registry, cluster)
 
 
@@ -118,11 +126,11 @@ def _show(deployment: Deployment, *, as_json: bool) -> None:
         result = {"url": deployment.url, "base_model": deployment.base_model, "models": list(deployment.models)}
         print_json({**result, "rollouts": list(deployment.rollouts)} if deployment.rollouts else result)
         return
-    table(
-        f"Serving at {deployment.url} (ready in {deployment.seconds:.0f} s)",
-        ("a request's model",),
-        [(name,) for name in deployment.models],
-    )
+    shown = deployment.models[:_MOST_NAMES]
+    table("Models", ("a request's model",), [(name,) for name in shown])
+    if num_more := len(deployment.models) - len(shown):
+        say(f"and {num_more} more; GET {deployment.url}/models lists them all.")
+    say(f"Serving at {deployment.url} (ready in {deployment.seconds:.0f} s)")
     for rollout in deployment.rollouts:
         say(f"Rolling out: {rollout}. `llamafarm models rollout status --watch` shows how it goes.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +111,16 @@ def command(
         return
     inputs, outputs = {"--model": model, "--baseline": baseline}, {"--output": output, "--report": report}
     sent = {"--offline": offline}
-    if not ran_as_job("evaluate", config, inputs=inputs, outputs=outputs, flags=sent, no_wait=no_wait, as_json=as_json):
+    if not ran_as_job(
+        "evaluate",
+        config,
+        inputs=inputs,
+        outputs=outputs,
+        flags=sent,
+        no_wait=no_wait,
+        as_json=as_json,
+        returns_files=True,
+    ):
         _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
 
 
@@ -124,6 +134,7 @@ def _evaluate(
     from llamafarm_ray.workflows.clusters.cluster import connect
     from llamafarm_ray.workflows.evaluation.results import store_result, write_result
     from llamafarm_ray.workflows.evaluation.run import EvaluationRun
+    from llamafarm_ray.workflows.jobs.returned import returned_lines
 
     registry = open_registry(config.home)
     run = EvaluationRun.prepare(config, registry, model, baseline)
@@ -137,6 +148,9 @@ def _evaluate(
         write_result(result, output)
     if report is not None:
         write_report(report, ResultPage(result))
+    for option, path in (("--output", output), ("--report", report)):
+        if path is not None:
+            sys.stdout.writelines(returned_lines(option, path))
     for path in (output, report) if not as_json else ():
         if path is not None:
             console.print(f"Written to {path}.", markup=False)

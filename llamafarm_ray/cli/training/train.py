@@ -32,6 +32,7 @@ from llamafarm_ray.cli.options import (
 )
 from llamafarm_ray.cli.terminal import StageProgress, begin, clock, console, facts, print_json, size, stages
 from llamafarm_ray.cli.training.estimate import show_dry_run
+from llamafarm_ray.cli.training.stopping import said_how_to_go_on
 from llamafarm_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def _train(
                 meanwhile="llamafarm_ray.training.trainer",
             ),
             stages(quiet=as_json) as progress,
+            said_how_to_go_on(
+                "The same command goes on after the run's last checkpoint"
+                + (", without --restart." if restart else ".")
+            ),
         ):
             trained = run.run(on_progress=loss_line(progress), on_stage=BuildProgress(progress), on_note=progress.warn)
         record = register_trained(registry, config, trained.path) if register_it else None

@@ -26,6 +26,7 @@ from llamafarm_ray.cli.options import (
     show_resolved,
 )
 from llamafarm_ray.cli.terminal import StageProgress, begin, console, print_json, say, stages, table
+from llamafarm_ray.cli.training.stopping import said_how_to_go_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,6 +114,9 @@ def _tune(
     with (
         connect(config.cluster.address, on_start=partial(begin, quiet=as_json)) as cluster,
         stages(quiet=as_json) as progress,
+        said_how_to_go_on(
+            "The same command goes on with the trials that are left" + (", without --restart." if restart else ".")
+        ),
     ):
         tuned = run.run(
             cores=os.cpu_count() if cluster.is_local else None,

@@ -101,7 +101,7 @@ class MethodParameters(Section):
     ] = Field(
         default="auto",
         description="Layers that get a low-rank update: 'auto' and 'all-linear' (every linear layer but the output "
-        "head), or a list of module names such as [q_proj, v_proj].",
+        "head that can be adapted), or a list of module names such as [q_proj, v_proj].",
     )
     layers_to_transform: Annotated[
         Literal["auto", "all"] | tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)

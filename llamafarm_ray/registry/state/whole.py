@@ -99,7 +99,7 @@ class RegistryState:
         if ref.version is not None:
             return self.version(ref.name, str(ref.version))
         if ref.alias is not None and ref.alias not in model.aliases:
-            raise NotFoundError(f"{ref.name} has no alias {ref.alias!r}.", hint=did_you_mean(ref.alias, model.aliases))
+            raise NotFoundError(f"{ref.name} has no alias {ref.alias!r}.", hint=_about_alias(model, ref.alias))
         moves = model.aliases.get(ref.alias or DEFAULT_ALIAS)
         if moves:
             return model.versions[moves[-1].version]
@@ -256,3 +256,17 @@ class RegistryState:
 
 def _namespace(target: str) -> str:
     return target.rpartition("/")[0]
+
+
+def _about_alias(model: ModelRecord, alias: str) -> str:
+    """Return a hint about an alias that a model does not have: its last version if it was removed, else near names."""
+    removed = model.removed.get(alias)
+    if not removed:
+        return did_you_mean(alias, model.aliases)
+    last = model.versions[removed[-1].version]
+    if last.retired is not None:
+        return f"It pointed at {last.ref}, which is retired, until it was removed. Promote another version."
+    return (
+        f"It pointed at {last.ref} until it was removed; `llamafarm models promote {last.ref} --env {alias}` "
+        "sets it again."
+    )

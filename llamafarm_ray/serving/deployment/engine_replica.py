@@ -115,7 +115,8 @@ class EngineReplica(Replica):
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        return self.front(self.gateway(EngineApp(self._engine), routes=ROUTES))
+        app = EngineApp(self._engine)
+        return self.front(self.gateway(app, routes=ROUTES, token_bound=app.token_bound))
 
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.registry import BaseModel, base_here, open_registry
 from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.autoscaling import CPU_METRIC, CpuMeter
@@ -67,11 +68,14 @@ class Replica:
         """
         self._watching = asyncio.create_task(_end_with_engine(is_dead))
 
-    def gateway(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gateway:
+    def gateway(
+        self, app: App, routes: Collection[str] = MODEL_ROUTES, token_bound: TokenBound | None = None
+    ) -> Gateway:
         """The gateway before the engine's HTTP app.
 
         Args:
             routes: its POST routes that name a model in their body.
+            token_bound: of the engine's tokenizer.
         """
         versions, served = self._versions, self._served
         return Gateway(
@@ -88,6 +92,7 @@ class Replica:
             journal=versions.journal,
             quotas=versions.quotas,
             health=HealthReport(Location(served.home), lambda: versions.state),
+            token_bound=token_bound,
         )
 
     def front(self, app: App) -> App:

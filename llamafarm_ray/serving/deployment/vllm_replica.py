@@ -21,6 +21,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
+from llamafarm_ray.models.token_bound import token_bound
 from llamafarm_ray.serving.adapters.files import ServedBase
 from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.replica import Replica, base_folder
@@ -77,7 +78,8 @@ class VllmReplica(Replica):
         with serve_log_kept():
             app = await self._server.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gateway in it
-        app.add_middleware(self.gateway, routes=VECTOR_ROUTES if self._kinds == VECTORS else MODEL_ROUTES)
+        routes = VECTOR_ROUTES if self._kinds == VECTORS else MODEL_ROUTES
+        app.add_middleware(self.gateway, routes=routes, token_bound=token_bound(self._adapters.tokenizer))
         return self.front(app)
 
     async def check_health(self) -> None:

@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.models.chat import end_of_turn_ids, render_chat
+from llamafarm_ray.models.token_bound import token_bound
 from llamafarm_ray.serving.engines.base import Engine, SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
+from llamafarm_ray.serving.engines.in_process import check_least
 from llamafarm_ray.serving.engines.requests import (
     ChatMessage,
     ChatRequest,
@@ -30,7 +32,8 @@ from llamafarm_ray.serving.engines.requests import (
     read_request,
 )
 from llamafarm_ray.serving.engines.responses import ChatShape, Choice, CompletionShape, Piece, Shape, embeddings
-from llamafarm_ray.serving.http.asgi import Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.http.asgi import Message, Receive, Scope, Send, answer, error_type, refuse
+from llamafarm_ray.serving.http.errors import ContextLengthError, param_of
 
 __all__ = ["ROUTES", "EngineApp"]
 
@@ -46,6 +49,8 @@ _COMPLETION_TOKENS = 16
 _CHAT_TOKENS = 1024
 """The bound on a chat's answer that names none, of a model without a bound of its own."""
 _SHOWN = 200
+_PROMPTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
+"""Each route's field of the prompt."""
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -72,6 +77,7 @@ class EngineApp:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         engine.tokenizer("")  # takes back the padding that its files may ask for, before threads share it
+        self.token_bound = token_bound(engine.tokenizer)
         self._routes = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._complete,
@@ -90,13 +96,18 @@ class EngineApp:
         elif route[0] == "POST" and route[1] in self._routes:
             body = json.loads(await _read(receive))
             reply = _Reply(send, dict(scope["headers"]).get(b"x-request-id", b"0").decode("latin-1"))
-            await _until_gone(receive, self._answer(self._routes[route[1]](body, reply), reply))
+            await _until_gone(
+                receive, self._answer(self._routes[route[1]](body, reply), reply, _PROMPTS.get(route[1], ""))
+            )
         else:
             await refuse(send, NotFoundError(f"There is no route {route[0][:20]} {route[1][:120]!r}."))
 
-    async def _answer(self, answering: Coroutine[object, None, None], reply: _Reply) -> None:
+    async def _answer(self, answering: Coroutine[object, None, None], reply: _Reply, prompt: str) -> None:
         try:
             await answering
+        except ContextLengthError as error:
+            error.param = prompt
+            await reply.refuse(error)
         except LlamaFarmError as error:
             await reply.refuse(error)
         except Exception:  # an engine may raise anything; the client gets an answer, and the log the error
@@ -106,8 +117,8 @@ class EngineApp:
     async def _chat(self, body: dict[str, Any], reply: _Reply) -> None:
         request = read_request(ChatRequest, body)
         self._check_writes()
-        prompt = await asyncio.to_thread(self._chat_ids, request.messages, request.add_generation_prompt)
         longest = self._engine.max_model_len(request.model)
+        prompt = await asyncio.to_thread(self._chat_ids, request.messages, request.add_generation_prompt, longest)
         room = max(1, longest - len(prompt)) if longest is not None else _CHAT_TOKENS
         asked = request.max_completion_tokens or request.max_tokens
         params = self._params(request, room if asked is None else asked, self._turn_ends)
@@ -121,7 +132,7 @@ class EngineApp:
         request = read_request(CompletionRequest, body)
         self._check_writes()
         texts = _listed(request.prompt)
-        prompts = await asyncio.to_thread(self._ids, texts)
+        prompts = await asyncio.to_thread(self._ids, texts, self._engine.max_model_len(request.model))
         params = self._params(request, _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens)
         if request.logprobs is not None:
             params = _with_logprobs(params, request.logprobs, of_prompt=request.echo)
@@ -133,7 +144,8 @@ class EngineApp:
 
     async def _embed(self, body: dict[str, Any], reply: _Reply) -> None:
         request = read_request(EmbeddingRequest, body)
-        texts = await asyncio.to_thread(self._ids, _listed(request.input))
+        longest = self._engine.max_model_len(request.model)
+        texts = await asyncio.to_thread(self._ids, _listed(request.input), longest)
         vectors = [await self._engine.embed(request.model, ids) for ids in texts]  # one at a time: others take turns
         is_base64 = request.encoding_format == "base64"
         await reply.whole(embeddings(request.model, vectors, sum(map(len, texts)), as_base64=is_base64))
@@ -209,7 +221,7 @@ class EngineApp:
             return end_of_turn_ids(self._engine.tokenizer)
         return ()
 
-    def _chat_ids(self, messages: Sequence[ChatMessage], for_answer: bool) -> list[int]:
+    def _chat_ids(self, messages: Sequence[ChatMessage], for_answer: bool, longest: int | None = None) -> list[int]:
         turns = [message.for_template() for message in messages]
         try:
             text = render_chat(self._engine.tokenizer, turns, for_answer=for_answer)
@@ -222,11 +234,20 @@ class EngineApp:
             raise InputError(
                 f"The model's chat template refuses these messages{why}.", hint="Send other roles, or a plain prompt."
             ) from error
+        self._check_chars(text, longest)
         return list(self._engine.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _ids(self, texts: Sequence[str | list[int]]) -> list[list[int]]:
+    def _check_chars(self, text: str, longest: int | None) -> None:
+        """Refuse a text that has too many characters for the model before it is tokenized, which may take minutes."""
+        if self.token_bound is not None and longest is not None:
+            check_least(self.token_bound.least(text), longest)
+
+    def _ids(self, texts: Sequence[str | list[int]], longest: int | None) -> list[list[int]]:
         """The token ids of each text."""
         tokenizer = self._engine.tokenizer
+        for text in texts:
+            if isinstance(text, str):
+                self._check_chars(text, longest)
         found = [list(tokenizer(text)["input_ids"]) if isinstance(text, str) else text for text in texts]
         if any(token >= len(tokenizer) for ids in found for token in ids):
             raise InputError(f"A token id is not below {len(tokenizer)}, the size of the vocabulary.")
@@ -272,7 +293,8 @@ class _Reply:
         if not self._is_streaming:
             await refuse(self._send, error)
             return
-        await self.event({"error": {"message": str(error), "type": "server_error", "param": None, "code": error.code}})
+        told = {"message": str(error), "type": error_type(error.http_status), "code": error.code}
+        await self.event({"error": {**told, "param": param_of(error)}})
         await self.end()
 
 

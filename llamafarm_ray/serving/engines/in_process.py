@@ -12,8 +12,9 @@ from llamafarm_ray.serving.adapters.protocols import NotNumbersError, TakenOut
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.named_models import NamedModels, NamedModelsEngine
 from llamafarm_ray.serving.engines.worker import Worker
+from llamafarm_ray.serving.http.errors import ContextLengthError
 
-__all__ = ["InProcessEngine", "LanguageModel", "check_length"]
+__all__ = ["InProcessEngine", "LanguageModel", "check_least", "check_length"]
 
 
 class LanguageModel:
@@ -159,9 +160,22 @@ def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
         raise InputError("The prompt has no tokens.", hint="Send a text.")
     if longest is not None and num_prompt + max_tokens > longest:
         answer = f" and its answer may have {max_tokens}" if max_tokens else ""
-        raise InputError(
+        raise ContextLengthError(
             f"The prompt has {num_prompt} tokens{answer}; {longest} is the most that the model has room for.",
             hint="Shorten the prompt, or set a smaller max_tokens." if max_tokens else "Shorten it.",
+        )
+
+
+def check_least(num_least: int, longest: int) -> None:
+    """Refuse a prompt that is too long by the fewest tokens that it can have.
+
+    Raises:
+        InputError: it is.
+    """
+    if num_least > longest:
+        raise ContextLengthError(
+            f"The prompt has {num_least} tokens or more; {longest} is the most that the model has room for.",
+            hint="Shorten it.",
         )
 
 

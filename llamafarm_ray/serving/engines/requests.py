@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.serving.http.errors import FieldError
 
 __all__ = [
     "ChatRequest",
@@ -173,21 +173,23 @@ def read_request(kind: type[_R], body: Mapping[str, object]) -> _R:
     Fields that are null count as absent, as OpenAI's clients mean them.
 
     Raises:
-        InputError: a field is missing, wrong, or asks for an unsupported feature; the message lists all of them.
+        FieldError: a field is missing, wrong, or asks for an unsupported feature; the message lists all of them.
     """
     try:
         request = kind.model_validate({name: value for name, value in body.items() if value is not None})
     except ValidationError as error:
         wrong = sorted({f"{'.'.join(map(str, one['loc'][:1]))}: {one['msg']}" for one in error.errors()})
-        raise InputError(f"The request can't be read: {'; '.join(wrong)}.") from None
+        param = wrong[0].partition(":")[0]
+        raise FieldError(f"The request can't be read: {'; '.join(wrong)}.", param=param) from None
     unheeded = sorted(
         name
         for name, value in (request.model_extra or {}).items()
         if name not in _TOLD and (name not in _NEUTRAL or _NEUTRAL[name] != value)
     )
     if unheeded:
-        raise InputError(
+        raise FieldError(
             f"{', '.join(unheeded)}: not done by this model's engine.",
+            param=unheeded[0],
             hint="Leave it out, or ask a model that vLLM serves.",
         )
     return request

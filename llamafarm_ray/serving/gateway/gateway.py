@@ -20,13 +20,21 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import LlamaFarmError, NotFoundError
+from llamafarm_ray.errors import (
+    DeploymentError,
+    InputError,
+    IntegrityError,
+    LlamaFarmError,
+    NotFoundError,
+    StorageError,
+)
+from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.gateway.auth import Keys, Tenant
 from llamafarm_ray.serving.gateway.auto_selection import (
     AUTO_ROUTES,
@@ -52,6 +60,7 @@ from llamafarm_ray.serving.gateway.validation import (
     read_object,
 )
 from llamafarm_ray.serving.http.asgi import App, Header, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.http.errors import FieldError, ModelNotFoundError
 from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.routing.resolution import Target
@@ -138,6 +147,7 @@ class Gateway:
         journal: takes in requests and ratings for health and usage.
         quotas: tokens of namespaces; None: without limits.
         health: tells admins what the journals say of versions.
+        token_bound: gives the fewest tokens of a text, where the engine's tokenizer has such a bound.
     """
 
     def __init__(
@@ -156,6 +166,7 @@ class Gateway:
         journal: Journal | None = None,
         quotas: TokenQuotas | None = None,
         health: HealthReport | None = None,
+        token_bound: TokenBound | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -169,6 +180,7 @@ class Gateway:
         self._quotas = quotas
         self._health = health
         self._limits = limits or Limits()
+        self._token_bound = token_bound
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
         self._turns = FairQueue(
@@ -239,10 +251,11 @@ class Gateway:
         if path not in self._routes:
             raise _no_route("POST", path)
         tenant.check(request.routed or body["model"])
-        if request.routed is not None:
-            target = await self._models.find(request.routed)
-        else:
-            target = await self._models.find(body["model"], caller)
+        with _about_model():
+            if request.routed is not None:
+                target = await self._models.find(request.routed)
+            else:
+                target = await self._models.find(body["model"], caller)
         request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
@@ -264,10 +277,10 @@ class Gateway:
         with about(request=exchange.request_id, version=target.ref), contextlib.closing(exchange):
             async with (
                 self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn,
-                self._models.use(target),
+                self._ready(target),
             ):
                 request.span.began()
-                await check_prompt(self._app, request.scope, body, self._limits)
+                await check_prompt(self._app, request.scope, body, self._limits, self._token_bound)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 waited_s = time.perf_counter() - came
                 opening = self._journal.opening(watch, path, drawn) if self._journal is not None else None
@@ -298,12 +311,30 @@ class Gateway:
                             opening=opening,
                         )
 
+    @contextlib.asynccontextmanager
+    async def _ready(self, target: Target) -> AsyncIterator[None]:
+        """Have a version ready for a block; a client does not read which of the server's files is in the way."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._models.use(target))
+            except (OSError, StorageError, IntegrityError) as error:
+                logger.exception("%s can't be loaded", target.ref)
+                raise DeploymentError(
+                    f"{target.ref} can't be loaded at the moment.", hint="The server's log says why; ask who runs it."
+                ) from error
+            yield
+
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
-        target = await self._models.find(said.model, NOBODY)
+        with _about_model():
+            target = await self._models.find(said.model, NOBODY)
         record = feedback_record(said, target, tenant.name)
-        await self._feedback.add(record)
+        try:
+            await self._feedback.add(record)
+        except StorageError as error:
+            logger.exception("Feedback can't be kept")
+            raise StorageError("The feedback can't be kept at the moment.", hint="Send it again later.") from error
         if self._journal is not None:
             self._journal.rated(target.ref, said.score)
         kept = {name: record[name] for name in ("id", "version", "digest")}
@@ -320,6 +351,17 @@ class Gateway:
             return message
 
         return closing
+
+
+@contextlib.contextmanager
+def _about_model() -> Iterator[None]:
+    """Say with OpenAI's code that the model is what was not found."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise ModelNotFoundError(error.message, hint=error.hint) from error
+    except InputError as error:
+        raise FieldError(error.message, param="model", hint=error.hint) from error
 
 
 def _no_route(method: str, path: str) -> NotFoundError:

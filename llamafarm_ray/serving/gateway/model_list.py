@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.serving.gateway.auth import Tenant
 from llamafarm_ray.serving.http.asgi import Send, answer
+from llamafarm_ray.serving.http.errors import ModelNotFoundError
 from llamafarm_ray.serving.selection.model_selection import CARD_FIELD, Offer, card_of
 
 __all__ = ["ModelList"]
@@ -38,7 +38,7 @@ class ModelList:
         """Answer such a request.
 
         Raises:
-            NotFoundError: there is no such model, or not for this key.
+            ModelNotFoundError: there is no such model, or not for this key.
         """
         names = [name for name in self._names() if tenant.may_use(name)]
         if path == _ROUTE:
@@ -46,7 +46,7 @@ class ModelList:
             return
         name = path.removeprefix(f"{_ROUTE}/")
         if name not in names:
-            raise NotFoundError(f"The model {name[:120]!r} does not exist.")
+            raise ModelNotFoundError(f"The model {name[:120]!r} does not exist.")
         await answer(send, 200, (await self._cards([name]))[0])
 
     async def _cards(self, names: Sequence[str]) -> list[dict[str, object]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.models.token_bound import TokenBound
 from llamafarm_ray.serving.http.asgi import App, Message, Scope
+from llamafarm_ray.serving.http.errors import ContextLengthError
 
 __all__ = ["check_prompt"]
 
@@ -16,19 +17,32 @@ _TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation
 """Fields of a chat request that decide its prompt; the others are not for ``/tokenize``."""
 
 
-async def check_prompt(app: App, scope: Scope, body: Mapping[str, object], limits: Limits) -> None:
+async def check_prompt(
+    app: App, scope: Scope, body: Mapping[str, object], limits: Limits, bound: TokenBound | None = None
+) -> None:
     """Refuse a prompt that is longer than ``limits.max_prompt_tokens``. Asks the engine's ``/tokenize``, in-process.
 
+    Args:
+        bound: refuses texts of too many characters before the engine tokenizes them.
+
     Raises:
-        InputError: it is; how long.
+        ContextLengthError: it is; how long.
     """
     most = limits.max_prompt_tokens
     if most is None:
         return
+    least = max(map(bound.least, _texts(body)), default=0) if bound is not None else 0
+    if least > most:
+        raise _too_long(body, f"{least} tokens or more", most)
     for part in _parts(body):
         count = part if isinstance(part, int) else await _count(app, scope, {"model": body["model"], **part})
         if count > most:
-            raise InputError(f"The prompt has {count} tokens; {most} is the most.", hint="Shorten it.")
+            raise _too_long(body, f"{count} tokens", most)
+
+
+def _too_long(body: Mapping[str, object], length: str, most: int) -> ContextLengthError:
+    param = next((name for name in ("messages", "prompt", "input") if name in body), "")
+    return ContextLengthError(f"The prompt has {length}; {most} is the most.", param=param, hint="Shorten it.")
 
 
 def _parts(body: Mapping[str, object]) -> list[int | dict[str, object]]:
@@ -43,6 +57,25 @@ def _parts(body: Mapping[str, object]) -> list[int | dict[str, object]]:
     if all(isinstance(token, int) for token in prompt):
         return [len(prompt)]
     return [len(one) if isinstance(one, list) else {"prompt": one} for one in prompt]
+
+
+def _texts(body: Mapping[str, object]) -> Iterator[str]:
+    """Yield texts that are in the prompt for sure: of a chat those of its user, which no template leaves out."""
+    prompt, messages = body.get("prompt", body.get("input")), body.get("messages")
+    given = prompt if isinstance(prompt, list) else [prompt]
+    if isinstance(messages, list):
+        given = [text for message in messages if message["role"] == "user" for text in _contents(message)]
+    for text in given:
+        if isinstance(text, str):
+            yield text.strip()  # templates strip them
+
+
+def _contents(message: Mapping[str, object]) -> list[object]:
+    """Return the texts of a message: one, or those of its parts."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return [content]
+    return [part.get("text") if isinstance(part, dict) else None for part in content]
 
 
 async def _count(app: App, scope: Scope, body: Mapping[str, object]) -> int:

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping
 
+from llamafarm_ray.serving.gateway.engine_errors import EngineErrors
 from llamafarm_ray.serving.http.asgi import App, Header, Message, Receive, Scope, Send
 from llamafarm_ray.serving.routing.resolution import Target
 
@@ -30,7 +31,7 @@ class ProxiedRequest:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, body: Mapping[str, object], target: Target) -> None:
         self._receive = receive
-        self._send = send
+        self._send = EngineErrors(send)
         self._body: bytes | None = json.dumps(body, ensure_ascii=False).encode()
         self._gone: asyncio.Future[None] | None = None
         self._listening: asyncio.Task[None] | None = None

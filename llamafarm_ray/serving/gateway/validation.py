@@ -18,7 +18,13 @@ from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.gateway.auto_selection import LIMIT_HEADERS
 from llamafarm_ray.serving.http.asgi import Header, Receive, Scope
-from llamafarm_ray.serving.http.errors import BodyTooLargeError, HeadersTooLargeError, MediaTypeError, SlowClientError
+from llamafarm_ray.serving.http.errors import (
+    BodyTooLargeError,
+    FieldError,
+    HeadersTooLargeError,
+    MediaTypeError,
+    SlowClientError,
+)
 from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER
 from llamafarm_ray.serving.routing.traffic_split import Caller
 
@@ -235,7 +241,7 @@ def _is_deep(parsed: object) -> bool:
     return any(isinstance(one, dict | list) for one in level)
 
 
-def _check_json_text(name: str, text: object) -> None:
+def _check_json_text(name: str, text: object, *, param: str) -> None:
     """Check the depth of a field that holds JSON as text, which vLLM parses; it refuses what is no JSON itself."""
     if not isinstance(text, str):
         return
@@ -246,7 +252,7 @@ def _check_json_text(name: str, text: object) -> None:
     except ValueError:
         return
     if is_deep:
-        raise InputError(f"The JSON in {name} is nested deeper than {_MAX_DEPTH} levels.")
+        raise FieldError(f"The JSON in {name} is nested deeper than {_MAX_DEPTH} levels.", param=param)
 
 
 def _inside(value: dict[str, object] | list[object]) -> Iterable[object]:
@@ -261,43 +267,67 @@ def check_shape(path: str, body: Mapping[str, object]) -> None:
     """
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise InputError("The request names no model.", hint="Set 'model'; GET /v1/models lists what there is.")
+        raise FieldError(
+            "The request names no model.", param="model", hint="Set 'model'; GET /v1/models lists what there is."
+        )
     if len(model) > _MAX_NAME_CHARS:
-        raise InputError(f"The model's name has {len(model)} characters; {_MAX_NAME_CHARS} is the most.")
+        raise FieldError(f"The model's name has {len(model)} characters; {_MAX_NAME_CHARS} is the most.", param="model")
     if path == "/v1/chat/completions":
         _check_messages(body.get("messages"))
-    elif path == "/v1/completions" and not (isinstance(body.get("prompt"), str | list) and body["prompt"] != []):
-        raise InputError("'prompt' must be a text or a list that is not empty.")
+    elif path == "/v1/completions":
+        _check_prompt(body.get("prompt"))
     elif path == "/v1/embeddings":
         _check_input(body)
     for name in ("stream", "echo"):
         if not isinstance(body.get(name), bool | None):
-            raise InputError(f"{name!r} must be true or false.")
+            raise FieldError(f"{name!r} must be true or false.", param=name)
     for name in ("n", "best_of", "max_tokens", "max_completion_tokens"):
         value = body.get(name)
         least = 0 if name == "max_tokens" else 1
         if value is not None and (type(value) is not int or not least <= value < _MAX_INT):
-            raise InputError(f"{name!r} must be a whole number of {least} or more.")
+            raise FieldError(f"{name!r} must be a whole number of {least} or more.", param=name)
     if isinstance(constraint := body.get("structured_outputs"), dict):
-        _check_json_text("structured_outputs.json", constraint.get("json"))
+        _check_json_text("structured_outputs.json", constraint.get("json"), param="structured_outputs")
     if not isinstance(body.get("stream_options"), dict | None):
-        raise InputError("'stream_options' must be an object.")
+        raise FieldError("'stream_options' must be an object.", param="stream_options")
     forbidden = sorted(name for name in _ENGINE_FIELDS.intersection(body) if body[name] is not None)
     if forbidden:
-        raise InputError(f"{forbidden[0]!r} is not for clients to set.", hint="Leave it out.")
+        raise FieldError(f"{forbidden[0]!r} is not for clients to set.", param=forbidden[0], hint="Leave it out.")
 
 
 def _check_messages(messages: object) -> None:
     if not isinstance(messages, list) or not messages:
-        raise InputError("'messages' must be a list that is not empty.")
+        raise FieldError("'messages' must be a list that is not empty.", param="messages")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(f"messages[{index}] must be an object with a 'role'.")
+            raise FieldError(f"messages[{index}] must be an object with a 'role'.", param=f"messages[{index}]")
+        _check_content(index, message.get("content"))
         calls = message.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict):
-                _check_json_text(f"a tool call of messages[{index}]", function.get("arguments"))
+                _check_json_text(
+                    f"a tool call of messages[{index}]", function.get("arguments"), param=f"messages[{index}]"
+                )
+
+
+def _check_content(index: int, content: object) -> None:
+    """Check that a message's content is a text, or a list of parts with texts; the engine judges other parts."""
+    name = f"messages[{index}].content"
+    if not isinstance(content, str | list | None):
+        raise FieldError(f"{name} must be a text or a list of parts.", param=name)
+    for number, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict | str):
+            raise FieldError(f"{name}[{number}] must be an object.", param=f"{name}[{number}]")
+        if isinstance(part, dict) and not isinstance(part.get("text"), str | None):
+            raise FieldError(f"{name}[{number}].text must be a text.", param=f"{name}[{number}].text")
+
+
+def _check_prompt(prompt: object) -> None:
+    is_texts = isinstance(prompt, list) and bool(prompt) and all(isinstance(part, str) for part in prompt)
+    is_ids = isinstance(prompt, list) and bool(prompt) and all(_is_tokens(part) for part in prompt)
+    if not (isinstance(prompt, str) or _is_tokens(prompt) or is_texts or is_ids):
+        raise FieldError("'prompt' must be a text, a list of token ids, or a list of such.", param="prompt")
 
 
 def _check_input(body: Mapping[str, object]) -> None:
@@ -308,9 +338,9 @@ def _check_input(body: Mapping[str, object]) -> None:
     given = body.get("input")
     parts = given if isinstance(given, list) and given and not _is_tokens(given) else [given]
     if "messages" in body or not all((isinstance(part, str) and part) or _is_tokens(part) for part in parts):
-        raise InputError("'input' must be a text, a list of token ids, or a list of such.")
+        raise FieldError("'input' must be a text, a list of token ids, or a list of such.", param="input")
     if body.get("encoding_format") not in {None, "float", "base64"}:
-        raise InputError("'encoding_format' must be float or base64.")
+        raise FieldError("'encoding_format' must be float or base64.", param="encoding_format")
 
 
 def _is_tokens(value: object) -> bool:
@@ -326,9 +356,10 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
     num_prompts = _num_prompts(body.get("prompt", body.get("input")))
     num_choices = num_prompts * max(body.get("n") or 1, body.get("best_of") or 1)
     if num_choices > limits.max_choices:
-        raise InputError(
+        raise FieldError(
             f"The request asks for {num_choices} answers ('n' or 'best_of' for each of {num_prompts} prompts); "
-            f"{limits.max_choices} is the most."
+            f"{limits.max_choices} is the most.",
+            param="best_of" if (body.get("best_of") or 1) > (body.get("n") or 1) else "n",
         )
     most = limits.max_completion_tokens
     if most is None or path == "/tokenize":
@@ -336,7 +367,7 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
     asked = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
     for name in asked:
         if body[name] > most:
-            raise InputError(f"{name!r} is {body[name]}; {most} is the most.")
+            raise FieldError(f"{name!r} is {body[name]}; {most} is the most.", param=name)
     if not asked:
         body["max_tokens"] = most
 

@@ -14,9 +14,10 @@ from llamafarm_ray.serving.http.errors import (
     LimitError,
     SlowClientError,
     UnauthenticatedError,
+    param_of,
 )
 
-__all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "refuse"]
+__all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "error_type", "refuse"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _SERVER_ERROR = 500
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 async def answer(send: Send, status: int, body: Mapping[str, object], headers: Iterable[Header] = ()) -> None:
@@ -36,21 +38,25 @@ async def answer(send: Send, status: int, body: Mapping[str, object], headers: I
     await send({"type": "http.response.body", "body": data})
 
 
+def error_type(status: int) -> str:
+    """Return OpenAI's ``type`` of an error with an HTTP status; clients choose their exceptions by it."""
+    return "server_error" if status >= _SERVER_ERROR else _TYPES.get(status, "invalid_request_error")
+
+
 async def refuse(send: Send, error: LlamaFarmError) -> None:
     """Send an error in the shape of https://platform.openai.com/docs/guides/error-codes."""
     headers: list[Header] = []
-    kind = "invalid_request_error" if error.http_status < _SERVER_ERROR else "server_error"
     match error:
         case UnauthenticatedError():
             headers.append((b"www-authenticate", b"Bearer"))
         case LimitError():
-            kind = "rate_limit_error"
             headers.append(_retry_after(error.retry_after_s))
         case ColdStartError():
             headers.append(_retry_after(error.retry_after_s))
         case BodyTooLargeError() | SlowClientError():
             headers.append((b"connection", b"close"))  # the rest of the body is not read
-    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
+    told = {"message": str(error), "type": error_type(error.http_status), "param": param_of(error), "code": error.code}
+    body = {"error": told}
     await answer(send, error.http_status, body, headers)
 
 

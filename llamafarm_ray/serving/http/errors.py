@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.errors import AccessDeniedError, InputError, LlamaFarmError, UserError
+from llamafarm_ray.errors import AccessDeniedError, InputError, LlamaFarmError, NotFoundError, UserError
 
 __all__ = [
     "BodyTooLargeError",
     "ColdStartError",
+    "ContextLengthError",
+    "FieldError",
     "HeadersTooLargeError",
     "HostError",
     "LimitError",
     "MediaTypeError",
+    "ModelNotFoundError",
     "SlowClientError",
     "UnauthenticatedError",
+    "param_of",
 ]
+
+
+class FieldError(InputError):
+    """A field of a request is missing, or has a value that is refused.
+
+    Args:
+        param: the field's name, OpenAI's ``param``.
+        hint: next step.
+    """
+
+    def __init__(self, message: str, *, param: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
+class ContextLengthError(FieldError):
+    """A prompt with its answer is longer than the model, or a limit, has room for."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(NotFoundError):
+    """The model that a request names is not served here."""
+
+    code = "model_not_found"
+    param = "model"
+
+
+def param_of(error: LlamaFarmError) -> str | None:
+    """Return the field of the request that an error is about, where it is about one."""
+    return error.param or None if isinstance(error, FieldError | ModelNotFoundError) else None
 
 
 class UnauthenticatedError(AccessDeniedError):

@@ -3,9 +3,12 @@
 With ``use_rslora`` the update is scaled by alpha/sqrt(r) (https://arxiv.org/abs/2312.03732); ``use_dora`` learns a
 magnitude beside the direction (https://arxiv.org/abs/2402.09353).
 
-``target_modules: auto`` is every linear layer but the output head, as ``all-linear`` is. Adapting all layers is what
-reaches full fine-tuning's quality, and more than rank does (https://arxiv.org/abs/2305.14314, section 4;
-https://arxiv.org/abs/2405.09673, figure 6); peft's own default, two or three attention projections, does not.
+``target_modules: auto`` is every linear layer but the output head, as ``all-linear`` is; routed experts that a model
+keeps as one tensor for all are no linear layers. Unfit layers are left out (`linear_module_names`).
+
+Adapting all layers is what reaches full fine-tuning's quality, and more than rank does
+(https://arxiv.org/abs/2305.14314, section 4; https://arxiv.org/abs/2405.09673, figure 6); peft's own default, two or
+three attention projections, does not.
 
 ``layers_to_transform`` leaves the lower blocks as they are: nothing is propagated back through them, which takes a
 quarter off the time of a run that adapts the upper two thirds.
@@ -18,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llamafarm_ray.errors import UserError, did_you_mean
-from llamafarm_ray.models.loading import Architecture, linear_module_names
+from llamafarm_ray.models.loading import Architecture, linear_module_names, text_part
 from llamafarm_ray.training.methods.base import Server
 from llamafarm_ray.training.methods.peft_method import PeftMethod
 
@@ -64,10 +67,23 @@ class LoraMethod(PeftMethod):
                         f"fine_tuning.parameters.target_modules names {target!r}, which the base model does not have.",
                         hint=did_you_mean(target, architecture.linear_modules),
                     )
+                if self._is_unfit(target, architecture):
+                    raise UserError(
+                        f"fine_tuning.parameters.target_modules names {target!r}, which can't be adapted: its weights "
+                        "are used past the layer, it returns more than a tensor, or no text reaches it.",
+                        hint=f"These can be: {', '.join(architecture.linear_modules)}.",
+                    )
         adapted = [name for name in architecture.module_names if any(_is_end(target, name) for target in targets)]
         for key in ("rank_pattern", "alpha_pattern"):
             _check_patterns(key, getattr(self.parameters, key), adapted)
         self._check_layers(architecture)
+
+    @staticmethod
+    def _is_unfit(target: str, architecture: Architecture) -> bool:
+        """Return True if a target is a linear layer, and none that can be adapted."""
+        last = target.rpartition(".")[2]
+        is_linear = any(_is_end(target, name) for name in architecture.linear_layers)
+        return is_linear and last not in architecture.linear_modules
 
     def _check_layers(self, architecture: Architecture) -> None:
         layers = self.parameters.layers_to_transform
@@ -97,10 +113,7 @@ class LoraMethod(PeftMethod):
             "r": parameters.r,
             "lora_alpha": parameters.lora_alpha,
             "lora_dropout": parameters.lora_dropout,
-            # An encoder's pooling head is reached by no loss, and may have a name that blocks have too.
-            "exclude_modules": _POOLER
-            if any(re.fullmatch(_POOLER, name) for name, _ in model.named_modules())
-            else None,
+            "exclude_modules": _unreached(model),
             "target_modules": linear_module_names(model) if isinstance(targets, str) else sorted(targets),
             "layers_to_transform": None
             if isinstance(parameters.layers_to_transform, str)
@@ -112,6 +125,18 @@ class LoraMethod(PeftMethod):
             # GPT-2's linear layers hold their weights transposed.
             "fan_in_fan_out": any(type(module).__name__ == "Conv1D" for module in model.modules()),
         }
+
+
+def _unreached(model: PreTrainedModel) -> str | None:
+    """Return a pattern of the modules that no loss of a text reaches, and whose names blocks may have too.
+
+    They are an encoder's pooling head, and what reads images or sounds. Adapters there would have no gradient, which
+    ends a run of several workers.
+    """
+    patterns = [_POOLER] if any(re.fullmatch(_POOLER, name) for name, _ in model.named_modules()) else []
+    if text := text_part(model):
+        patterns.append(rf"(?!{re.escape(text)}).*")
+    return "|".join(patterns) or None
 
 
 def num_blocks(module_names: Iterable[str]) -> int:

@@ -29,12 +29,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """Every objective by its name in ``fine_tuning.objective``."""
 
 
-def find_objective(name: str, settings: object = None) -> Objective:
+def find_objective(name: str, settings: object = None, *, max_length: int | None = None) -> Objective:
     """The objective of that name.
 
     Args:
         name: as in ``fine_tuning.objective``.
         settings: its own section, `FineTuning.objective_settings`; None: its defaults.
+        max_length: the run's longest sequence, in tokens; None: no bound.
 
     Raises:
         UnsupportedError: there is no engine for it.
@@ -43,4 +44,6 @@ def find_objective(name: str, settings: object = None) -> Objective:
         raise UnsupportedError(
             f"fine_tuning.objective {name!r} can't be trained by this release.", hint=did_you_mean(name, OBJECTIVES)
         )
-    return OBJECTIVES[name](settings)
+    objective = OBJECTIVES[name](settings)
+    objective.max_length = max_length
+    return objective

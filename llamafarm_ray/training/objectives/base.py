@@ -57,6 +57,8 @@ class Objective(ABC):
     """Kind of model to load: ``causal-lm``, or ``embedding`` for one without an output head."""
     packable: ClassVar[bool] = True
     """True if sequences may share a packed row."""
+    max_length: int | None = None
+    """The run's longest sequence, in tokens, where the objective makes sequences of its own; None: no bound."""
     needs_reference: ClassVar[bool] = False
     """True if the loss also needs the base model's answer; see `Strategy.reference`."""
     needs_chat_template: ClassVar[bool] = True

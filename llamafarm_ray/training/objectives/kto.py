@@ -87,7 +87,7 @@ class KtoObjective(Objective):
         references = reference_log_probs(strategy, batches)
         rows = [[Exchanged.of(ids, labels) for ids, labels in sequences_of(batch)] for batch in batches]
         everywhere = [row for of_worker in strategy.gather([row for of in rows for row in of]) for row in of_worker]
-        others = mismatched(everywhere)
+        others = mismatched(everywhere, self.max_length)
         pairs = [
             batch_of([others[row] for row in of if row in others], batch)
             for of, batch in zip(rows, batches, strict=True)
@@ -157,24 +157,27 @@ class Exchanged:
         return cls(tuple(ids[:start].tolist()), tuple(ids[start:].tolist()))
 
 
-def mismatched(rows: Sequence[Exchanged]) -> dict[Exchanged, tuple[np.ndarray, np.ndarray]]:
+def mismatched(
+    rows: Sequence[Exchanged], max_length: int | None = None
+) -> dict[Exchanged, tuple[np.ndarray, np.ndarray]]:
     """Pair each question with the answer to another one.
 
     The rows are put in the order of their tokens, and each takes the answer of the next one, going round, that has
-    another question. So the pairs depend on which rows there are, not on who holds them. A pair is cut to the length of
-    the longest row, which the model can read.
+    another question. So the pairs depend on which rows there are, not on who holds them.
+
+    Args:
+        max_length: length to which a pair is cut, as rows are; None: none is.
 
     Returns:
         Tokens and labels of each row's pair; none for a row in a window without another question.
     """
     ordered = sorted(set(rows))
-    longest = max((len(row.prompt) + len(row.answer) for row in ordered), default=0)
     pairs = {}
     for index, row in enumerate(ordered):
         after = (*ordered[index + 1 :], *ordered[:index])
         other = next((other for other in after if other.prompt != row.prompt), None)
         if other is not None:
-            ids = np.array([*row.prompt, *other.answer][:longest])
+            ids = np.array([*row.prompt, *other.answer][:max_length])
             labels = ids.copy()
             labels[: len(row.prompt)] = IGNORED
             pairs[row] = (ids, labels)

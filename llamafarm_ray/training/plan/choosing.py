@@ -73,6 +73,7 @@ def choose(
     """
     precision = choose_precision(config.fine_tuning.training.precision, hardware, is_half=architecture.is_half)
     method, parameters = _choose_method(config, hardware, architecture, num_rows, reasons)
+    reasons += _about_experts(method, architecture)
     blocks = num_blocks(architecture.linear_layers)
     upper, why = None, "as when the run began"
     if begun_with is None:
@@ -102,6 +103,15 @@ def choose(
     rate = _choose_rate(config, method, architecture, passes, reasons)
     training = _decided(config, rate=rate, num_rows=num_rows, passes=passes, reasons=reasons)
     return Choices(method, parameters, strategy, precision, packed, max_length, training)
+
+
+def _about_experts(method: str, architecture: Architecture) -> list[str]:
+    """Return what becomes of routed experts, where a method leaves them alone."""
+    if method not in _LORA or not architecture.num_expert_parameters:
+        return []
+    of = f"{architecture.num_expert_parameters:,} of {architecture.num_parameters:,} parameters"
+    also = ", and they stay in 16 bits" if method == "qlora" else ""
+    return [f"The routed experts, {of}, are not trained: low-rank updates stand beside linear layers{also}."]
 
 
 def _choose_rate(config: Config, method: str, architecture: Architecture, passes: int, reasons: list[str]) -> float:

@@ -25,6 +25,7 @@ from llamafarm_ray.clusters.ray_private import (
     take_own_token,
     token_shown,
 )
+from llamafarm_ray.clusters.shadows import refuse_shadows
 from llamafarm_ray.clusters.standing import StandingRay, find
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving.ray_serve.token import close_token
@@ -34,7 +35,7 @@ __all__ = [
     "ClusterInfo",
     "connect",
     "connect_if_up",
-    "ended_by_sigterm",
+    "ended_by_signals",
     "inside_job",
     "is_job_server",
     "names_cluster",
@@ -86,7 +87,7 @@ def connect(
         allow_open: use a cluster, too, whose dashboard takes jobs of strangers.
 
     Raises:
-        InputError: the address is malformed, or nothing answers at it.
+        InputError: the address is malformed, nothing answers at it, or the working directory hides a library.
         AccessDeniedError: the cluster's dashboard takes jobs of strangers.
         ClusterError: Ray answers but can't be used, or can't be started.
     """
@@ -96,6 +97,8 @@ def connect(
     if ray.is_initialized():  # a job, a test or a notebook brought its own
         yield _info("", started_here=False)
         return
+    if not inside_job():
+        refuse_shadows(Path.cwd())
     address = _address(address)
     standing = find()
     if standing is not None and address not in {None, standing.address}:
@@ -119,7 +122,7 @@ def connect(
             if dashboard and not allow_open and not inside_job():
                 _refuse_open(dashboard)
         quiet()
-        with raylet_off_stdout(), ended_by_sigterm():
+        with raylet_off_stdout(), ended_by_signals():
             yield _info(dashboard or "", started_here=is_own, is_local=is_own or standing is not None)
 
 
@@ -216,16 +219,21 @@ def quiet() -> None:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that its clean-up runs."""
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, end the block as an exception does, so that it cleans up.
+
+    A SIGHUP that is ignored, as under ``nohup``, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
+    before = {number: signal.signal(number, lambda caught, _: sys.exit(128 + caught)) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _join(address: str, *, runtime_env: Mapping[str, object] | None = None) -> str:
@@ -266,7 +274,10 @@ def _join(address: str, *, runtime_env: Mapping[str, object] | None = None) -> s
     except ConnectionError as error:
         raise InputError(
             f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
-            hint="Start one with `ray start --head`, or leave out --address to use this machine.",
+            hint="Start one with `ray start --head`, or leave out --address to use this machine."
+            if address == "auto"  # otherwise something answers there
+            else "A Ray of another user or HOME takes its own token only: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+            "to what is in that one's ~/.ray/auth_token. If it is no Ray, start one with `ray start --head`.",
         ) from None
     except (RayError, RuntimeError, ValueError, TimeoutError) as error:  # RayError: such as a wrong token
         raise ClusterError(

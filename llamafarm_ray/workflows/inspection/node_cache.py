@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from pathlib import Path
 from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, UserError
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.registry.governance.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.governance.access import Action
 from llamafarm_ray.storage.node_cache.cache import CachedVersion
-from llamafarm_ray.types import Digest
+from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = [
     "CachedModel",
@@ -90,11 +91,10 @@ class Verified:
 def cached_models(registry: RegistryApi) -> list[CachedModel]:
     """Return the models in this machine's cache, the most recently used first.
 
-    Raises:
-        AccessDeniedError: it takes the right to read every namespace.
+    Like the other actions on the cache it concerns this machine alone and takes no rights; versions that the caller
+    may not read have no names.
     """
     registry.refresh()
-    registry.allow(Action.READ, EVERY_NAMESPACE, target="cache")
     return _models(registry)
 
 
@@ -198,8 +198,10 @@ def verify(
 
 def _models(registry: RegistryApi) -> list[CachedModel]:
     names: dict[str, list[str]] = defaultdict(list)
+    is_readable = functools.cache(lambda namespace: registry.may(Action.READ, namespace))
     for record in registry.state.versions():
-        names[record.registered.manifest].append(record.ref)
+        if is_readable(ModelRef(record.registered.model).namespace):
+            names[record.registered.manifest].append(record.ref)
     sources: dict[str, set[str]] = defaultdict(set)
     for download in registry.content.downloads.records():
         sources[download.manifest].add(f"{download.source}{f'@{download.revision}' if download.revision else ''}")

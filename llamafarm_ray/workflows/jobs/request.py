@@ -45,6 +45,7 @@ class JobRequest:
         inputs: options that name a file, a folder or something else to read, with their values.
         outputs: options that name outputs, with their paths.
         flags: options without a value.
+        returns_files: True if small outputs are to come back in what the job prints, because somebody follows it.
     """
 
     verb: str
@@ -52,6 +53,7 @@ class JobRequest:
     inputs: Mapping[str, str | None] = field(default_factory=dict)
     outputs: Mapping[str, Path | None] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    returns_files: bool = False
 
     def new_id(self) -> str:
         """A name for a job of this request that no other job has, such as ``support-bot-train-3f2a9c01``."""

@@ -23,6 +23,7 @@ from llamafarm_ray.workflows.clusters.cluster import inside_job, is_job_server
 from llamafarm_ray.workflows.clusters.time_limit import within
 from llamafarm_ray.workflows.jobs.package import WorkingDirectory
 from llamafarm_ray.workflows.jobs.request import CONFIG, JobRequest, command_of, folder_of, table_of
+from llamafarm_ray.workflows.jobs.returned import RETURN_VARIABLE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -116,7 +117,7 @@ class JobServer:
                 self.client.submit_job(
                     entrypoint=command,
                     submission_id=job_id,
-                    runtime_env={"working_dir": str(package), **self._environment()},
+                    runtime_env={"working_dir": str(package), **self._environment(returns_files=request.returns_files)},
                     metadata={"llamafarm": request.verb},
                 )
 
@@ -160,7 +161,7 @@ class JobServer:
         except _failures() as error:
             raise self._explained(error, f"The job {job_id} could not be stopped") from None
 
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self, *, returns_files: bool = False) -> dict[str, Any]:
         """Return the caller's identity as a ``runtime_env``, for the registry's audit and its access rules.
 
         Raises:
@@ -168,6 +169,8 @@ class JobServer:
         """
         who = Identity.from_environment()
         made: dict[str, Any] = {"env_vars": {"LLAMAFARM_PRINCIPAL": who.user}}
+        if returns_files:
+            made["env_vars"][RETURN_VARIABLE] = "1"
         if who.token is None:
             return made
         if dashboard_of(self.address).is_open:

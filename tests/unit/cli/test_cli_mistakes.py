@@ -1,6 +1,7 @@
 """A mistake on the command line costs one clear line, exit status 2, no traceback, no Ray and nothing on disk."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -264,3 +265,14 @@ def test_help_imports_nothing_heavy():
 def test_the_version_is_printed(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("verb", [("models", "schema"), ("models", "validate", "--help")])
+def test_a_reader_that_leaves_ends_a_command_as_sigpipe_does_and_without_a_word(verb):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run([LLAMAFARM, *verb], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")

@@ -48,6 +48,21 @@ def test_rollback_to_a_named_version(registry):
 
 
 @pytest.mark.usefixtures("bot")
+def test_after_unalias_a_rollback_says_where_the_alias_pointed(registry):
+    registry.promote("bot:1.0.0", "production")
+    registry.promote("bot:1.1.0", "production")
+    registry.unalias("bot", "production")
+    again = r"pointed at bot:1\.1\.0 until it was removed; `llamafarm models promote bot:1\.1\.0 --env production`"
+    with pytest.raises(NotFoundError, match=again):
+        registry.rollback("bot", "production")
+    registry.retire("bot:1.1.0")
+    with pytest.raises(NotFoundError, match=r"bot:1\.1\.0, which is retired, until it was removed"):
+        registry.rollback("bot", "production")
+    with pytest.raises(NotFoundError, match="There are none yet"):
+        registry.rollback("bot", "staging")
+
+
+@pytest.mark.usefixtures("bot")
 def test_rollback_skips_what_was_retired(registry):
     for number in ("1.0.0", "1.1.0", "1.2.0"):
         registry.promote(f"bot:{number}", "production")

@@ -101,6 +101,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(make_strategy
         run(strategy, token_rows, batch_size=4, accumulation=1, after_step=poison)
 
 
+def test_weights_that_are_no_numbers_are_named_and_no_rate_is_blamed(make_strategy, token_rows):
+    _, strategy = make_strategy("full", learning_rate=0.1)
+    name, weights = next(iter(strategy.model.named_parameters()))
+    with torch.no_grad():
+        weights[3].fill_(float("nan"))
+    with pytest.raises(TrainingError, match=f"loss of step 1 is nan, before .* the weights {name} are not") as ended:
+        run(strategy, token_rows, batch_size=11, accumulation=1)
+    assert "base model" in ended.value.hint
+    assert "learning_rate" not in ended.value.hint
+
+
 def test_gradients_are_clipped_and_their_norm_before_is_reported(make_strategy, token_rows):
     _, strategy = make_strategy("full", learning_rate=0.1, max_grad_norm=1e-3)
     strategy.optimizer = torch.optim.SGD(strategy.module.parameters(), lr=1.0)

@@ -16,6 +16,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from llamafarm_ray.errors import InputError, UnsupportedError, UserError
+from llamafarm_ray.models.token_bound import TokenBound
 
 __all__ = ["GgufTokenizer"]
 
@@ -25,6 +26,7 @@ _BYTE_LEVEL = frozenset({"gpt2"})
 _PIECES = frozenset({"llama", "t5", "bert"})
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """Sentencepiece's character for a space."""
+_NUM_BYTES = 256
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 Encode = Callable[[str, bool], list[int]]
@@ -65,6 +67,9 @@ class GgufTokenizer:
         self._bytes = frozenset(index for index, kind in enumerate(types) if kind == _BYTE)
         self._letters = {letter: byte for byte, letter in bytes_to_unicode().items()} if kind in _BYTE_LEVEL else None
         self._encode = encode
+        spells_all = kind in _BYTE_LEVEL or (kind == "llama" and len(self._bytes) == _NUM_BYTES)
+        longest = max(len(self._spelling(token)) for token in range(len(tokens)))
+        self.token_bound = TokenBound(max(1, longest), skips_space=True) if spells_all else None
 
     def __len__(self) -> int:
         """Return the number of tokens."""

@@ -8,7 +8,7 @@ With `numbers` the only module that touches a vLLM that runs; `process` and `imp
 relies on ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
 and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
-to stop it; and on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``.
+to stop it; on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``, and on its ``renderer.tokenizer``.
 Tests call or name each.
 """
 
@@ -24,6 +24,10 @@ from llamafarm_ray.serving.adapters.protocols import TakenOut
 from llamafarm_ray.serving.engines.vllm.numbers import watch_logits
 
 __all__ = ["VllmAdapters"]
+
+_METHOD_FAILED = "method failed: "
+"""End of what vLLM's engine puts before an error of a worker, ``Call to add_lora method failed: ``."""
+_MAX_REASON_CHARS = 500
 
 
 class VllmAdapters:
@@ -57,6 +61,11 @@ class VllmAdapters:
         """The dtype that the engine computes in, as torch names it; known once it is started."""
         return str(self._models().engine_client.model_config.dtype).removeprefix("torch.")
 
+    @property
+    def tokenizer(self) -> object:
+        """The base model's tokenizer; known once the engine is started."""
+        return self._models().engine_client.renderer.tokenizer
+
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.
 
@@ -74,7 +83,7 @@ class VllmAdapters:
         asked = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(folder))
         said = await self._models().load_lora_adapter(asked)
         if isinstance(said, ErrorResponse):
-            raise UserError(f"vLLM refuses the adapter {name}: {said.error.message}")
+            raise UserError(f"vLLM refuses the adapter {name}: {_reason(said.error.message, folder)}")
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter from the workers' slots and memory, and its name from the list.
@@ -106,3 +115,9 @@ class VllmAdapters:
         names = {known.lora_int_id: name for name, known in models.lora_requests.items()}
         held = await models.engine_client.list_loras()
         return sorted(names.get(number, f"#{number}") for number in held)
+
+
+def _reason(message: str, folder: Path) -> str:
+    """Return why vLLM refuses an adapter, without the name of its own method and the folder on this server."""
+    reason = message.rpartition(_METHOD_FAILED)[2].strip() or "it gives no reason."
+    return reason.replace(str(folder), "its folder")[:_MAX_REASON_CHARS]

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from llamafarm_ray.cli.deployments import deploy
 from llamafarm_ray.serving.ray_serve import state
+from llamafarm_ray.workflows.deployments.deploy import Deployment
 
 
 @pytest.fixture
@@ -55,3 +56,18 @@ def test_ctrl_c_ends_it_though_serve_hangs(monkeypatch, capsys, number):
     [looking_out] = (thread for thread in threading.enumerate() if thread.name == "llamafarm-deployed")
     looking_out.join(5)
     assert "stopped from elsewhere" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("num_models", "num_shown"), [(3, 3), (83, 12)])
+def test_the_address_is_the_last_that_is_said_however_many_models_there_are(capsys, num_models, num_shown):
+    models = tuple(f"bot-{number:02d}" for number in range(num_models))
+    deploy._show(Deployment("http://127.0.0.1:8000/v1", "tiny", models, 4.2, ()), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "Serving at http://127.0.0.1:8000/v1 (ready in 4 s)"
+    assert sum("bot-" in line for line in lines) == num_shown
+    assert (f"and {num_models - num_shown} more; GET http://127.0.0.1:8000/v1/models" in lines[-2]) == (num_models > 12)
+
+
+def test_the_host_is_a_flag(llamafarm):
+    config = llamafarm.json("models", "deploy", "--host", "0.0.0.0", "--dry-run")  # noqa: S104
+    assert config["deployment"]["host"] == "0.0.0.0"  # noqa: S104

@@ -11,6 +11,7 @@ from signing_key import make_key
 
 from llamafarm_ray.cli.models.download import TransferLine
 from llamafarm_ray.registry import open_registry
+from llamafarm_ray.registry.governance.access import Role
 from llamafarm_ray.registry.signing import key_digest, sign
 from llamafarm_ray.types import Digest
 
@@ -199,6 +200,16 @@ def test_the_cache_is_listed_pinned_and_evicted(bot):
     assert bot.json("models", "cache", "evict", "--max", "0")["evicted"] == ["bot:1.1.0"]
     bot.text("models", "cache", "unpin", "bot:1.0.0")
     assert "evicted bot:1.0.0" in bot.text("models", "cache", "evict", "--max", "0")
+
+
+def test_the_cache_is_listed_without_a_token_and_without_names_that_one_may_not_read(bot, monkeypatch):
+    digest = bot.json("models", "pull", "bot:1.0.0")["digest"]
+    token = open_registry().add_principal("root", {"*": Role.ADMIN})
+    (row,) = bot.json("models", "cache", "list")
+    assert (row["digest"], row["versions"]) == (digest, [])
+    assert "bot" not in bot.text("models", "cache", "verify")
+    monkeypatch.setenv("LLAMAFARM_TOKEN", token)
+    assert bot.json("models", "cache", "list")[0]["versions"] == ["bot:1.0.0"]
 
 
 def test_downloads_are_listed_pinned_and_evicted_by_their_source(llamafarm, hub):

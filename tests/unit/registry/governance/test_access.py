@@ -61,6 +61,17 @@ def test_without_a_good_token_nothing_is_done(admin, token):
     assert {principal for principal, _ in refusals(admin)} == {"unknown"}
 
 
+def test_a_refusal_that_repeats_is_recorded_once_whichever_process_is_refused(admin):
+    for number in range(5):
+        with pytest.raises(AccessDeniedError):
+            RegistryService(admin.home, token=f"lfr_{number}").resolve("bot")
+    admin.refresh()
+    assert len(refusals(admin)) == 1
+    with pytest.raises(AccessDeniedError):
+        RegistryService(admin.home, token=f"lfr_{number}").resolve("medical/bot")
+    assert len(refusals(admin)) == 2, "another target"
+
+
 def test_roles_hold_in_their_namespace_only(admin):
     developer = as_principal(admin, "dan", {"medical": Role.DEPLOYER, "": Role.VIEWER})
     developer.promote("medical/bot:1.0.0", "production")

@@ -263,6 +263,47 @@ def test_what_is_not_understood_is_refused_and_named(server, parrot, path, field
     assert parrot.num_steps == 0
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": LONG}),
+        ("/v1/completions", {"prompt": ["A", LONG]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": LONG}]}]}),
+    ],
+)
+@pytest.mark.parametrize("limits", [None, Limits(max_prompt_tokens=200)], ids=["model", "limit"])
+def test_a_text_of_too_many_characters_is_refused_before_it_is_tokenized(path, fields, limits, monkeypatch):
+    tokenizer = make_tiny_tokenizer()
+    server = server_of(Parrot(), tokenizer, limits=limits)
+    tokenized = []
+    known = type(tokenizer)
+
+    def tokenize(self, text, **options):
+        tokenized.append(text)
+        return known.__call__(self, text, **options)
+
+    watched = {"__call__": tokenize}
+    monkeypatch.setattr(tokenizer, "__class__", type("Watched", (known,), watched))
+    refused = server.post(path, {"model": "bot", **fields})
+    assert (refused.status_code, is_openai_error(refused)) == (400, True)
+    least = -(-len(LONG) // max(map(len, tokenizer.get_vocab())))
+    told = re.fullmatch(r"The prompt has (\d+) tokens or more; (\d+) is the most.*", refused.json()["error"]["message"])
+    assert least <= int(told[1]) <= least + 10
+    assert int(told[2]) == (200 if limits is not None else 256)
+    assert not any(len(text) > 1000 for text in tokenized)
+
+
+def test_vectors_of_too_long_texts_are_refused_before_they_are_tokenized(tokenizer):
+    short = Lengths()
+    short.max_model_len = 8
+    refused = server_of(short, tokenizer).post("/v1/embeddings", {"model": "bot", "input": LONG})
+    assert "tokens or more; 8 is the most" in refused.json()["error"]["message"]
+
+
 def test_nothing_cannot_be_tokenised(server):
     refused = server.post("/tokenize", {"model": "bot"})
     assert refused.status_code == 400

@@ -175,7 +175,7 @@ class Failing(Engine):
 @pytest.mark.parametrize(
     ("fields", "options", "error", "status", "is_error"),
     [
-        ({"model": "nope"}, {}, "not_found", 404, False),
+        ({"model": "nope"}, {}, "model_not_found", 404, False),
         ({"n": 0}, {}, "invalid_input", 400, False),
         ({}, {"engine": Failing()}, "RuntimeError", 500, True),
     ],

@@ -132,13 +132,19 @@ def test_each_question_gets_the_answer_to_another_one():
     rows = [Exchanged((1, 2), (9,)), Exchanged((1, 2), (8, 7)), Exchanged((3,), (6, 6, 6, 6)), Exchanged((4, 4), (5,))]
     pairs = {row: ids.tolist() for row, (ids, _) in mismatched(rows).items()}
     assert pairs == {
-        rows[1]: [1, 2, 6, 6, 6],  # as long as the longest row, no longer
-        rows[0]: [1, 2, 6, 6, 6],
+        rows[1]: [1, 2, 6, 6, 6, 6],  # whole, though no row is as long
+        rows[0]: [1, 2, 6, 6, 6, 6],
         rows[2]: [3, 5],
         rows[3]: [4, 4, 8, 7],
     }
     labels = mismatched(rows)[rows[3]][1].tolist()
     assert labels == [IGNORED, IGNORED, 8, 7]
+
+
+def test_a_pair_is_cut_where_rows_are_and_nowhere_else():
+    rows = [Exchanged((1, 2), (9,)), Exchanged((3,), (6, 6, 6, 6))]
+    assert mismatched(rows, 5)[rows[0]][0].tolist() == [1, 2, 6, 6, 6]
+    assert find_objective("kto", max_length=5).max_length == 5
 
 
 def test_pairs_depend_on_the_rows_and_not_on_their_order():

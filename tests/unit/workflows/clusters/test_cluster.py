@@ -105,8 +105,9 @@ def test_this_users_token_is_for_rays_of_this_machine(monkeypatch, host, is_own)
     monkeypatch.setattr(cluster.socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(cluster, "_take_own_token", lambda: shown.append(host))
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(InputError, match="No Ray cluster"):
+    with pytest.raises(InputError, match="No Ray cluster") as refused:
         cluster._join(f"{host}:6379")
+    assert "RAY_AUTH_TOKEN" in refused.value.hint, "something answers there, and may ask for another token"
     assert shown == [host] * is_own
 
 

@@ -24,7 +24,7 @@ NAMES = {
     "lora/punica_wrapper/punica_cpu.py": {"PunicaWrapperCPU"},
     "config/model.py": {"get_vocab_size", "is_multimodal_model"},
     "platforms/interface.py": {"is_cpu"},
-    "renderers/base.py": {"validate_token_ids", "max_token_id", "get_vocab_size"},
+    "renderers/base.py": {"tokenizer", "validate_token_ids", "max_token_id", "get_vocab_size"},
     "sampling_params.py": {"StructuredOutputsParams", "_backend"},
     "utils/ompmultiprocessing.py": {"OMPProcessManager", "configure_omp_envs"},
     "v1/engine/async_llm.py": {"renderer", "model_config"},
