@@ -107,7 +107,7 @@ def choose(
 
 def _about_experts(method: str, architecture: Architecture) -> list[str]:
     """Return what becomes of routed experts, where a method leaves them alone."""
-    if method not in _LORA or not architecture.num_expert_parameters:
+    if method not in LORA_METHODS or not architecture.num_expert_parameters:
         return []
     of = f"{architecture.num_expert_parameters:,} of {architecture.num_parameters:,} parameters"
     also = ", and they stay in 16 bits" if method == "qlora" else ""
