@@ -95,7 +95,9 @@ class BenchmarkScores:
 
     def beside(self, baseline: BenchmarkScores) -> BenchmarkScores:
         """Return these scores with those of a baseline."""
-        first = next(iter(self.metrics))
+        first = next((name for name in self.metrics if name in baseline.metrics), None)
+        if first is None:  # no score of the baseline's was a number
+            return replace(self, baseline=baseline.metrics)
         change = improvement(first, self.metrics[first], baseline.metrics[first])
         return replace(self, improvement=change, baseline=baseline.metrics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from llamafarm_ray.evaluation.comparison.compare import PairedScores
@@ -61,6 +62,11 @@ def _means(
     return PairedScores(ones, others, [documents[at] for at in places], known.higher_is_better)
 
 
+def _is_number(sample: Sample) -> bool:
+    """Return True if a sample has a loss, and the model did not compute it to be no number."""
+    return sample.loss_sum is not None and math.isfinite(sample.loss_sum)
+
+
 def _losses(
     model: Mapping[int, Sample],
     baseline: Mapping[int, Sample],
@@ -68,7 +74,7 @@ def _losses(
     documents: Sequence[str | None],
     unit: str,
 ) -> PairedScores | None:
-    known = [at for at in both if model[at].loss_sum is not None and getattr(model[at], unit)]
+    known = [at for at in both if _is_number(model[at]) and _is_number(baseline[at]) and getattr(model[at], unit)]
     counts = [getattr(model[at], unit) for at in known]
     if not known or counts != [getattr(baseline[at], unit) for at in known]:
         return None

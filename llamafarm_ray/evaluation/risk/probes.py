@@ -144,11 +144,13 @@ class SecretProbe(Probe):
     """A text up to its secret, with the secret and others of its form as continuations; its outcome is the exposure."""
 
     def outcome(self, reply: Reply) -> float:
-        """Return the exposure in bits: the logarithm of the candidates over the secret's rank among them.
+        """Return the exposure in bits: the logarithm of the candidates over the secret's rank among them, or NaN.
 
         Source: Carlini et al., 2019 (https://arxiv.org/abs/1802.08232), by sampled candidates.
         """
         rank = sum(loss <= reply.losses[0] for loss in reply.losses)
+        if not rank:  # a model that computes no numbers
+            return math.nan
         return math.log2(len(reply.losses)) - math.log2(rank)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
+from llamafarm_ray.registry.governance.policy import flat_metrics
 from llamafarm_ray.registry.rollouts import ShadowPlan
 from llamafarm_ray.registry.state import RegistryState, RolloutRecord, VersionRecord
 from llamafarm_ray.registry.state.whole import DEFAULT_ALIAS
@@ -138,7 +139,7 @@ def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) 
     registered = record.registered
     match registered.kind:
         case ModelKind.ADAPTER:
-            is_measured = base_digest in record.evaluated_on
+            is_measured = bool(flat_metrics(record.evaluated_on.get(base_digest, {})))  # with a score
             if registered.base_digest == base_digest:
                 return is_measured or not registered.is_gguf_adapter
             return is_measured and state.descends(base_digest, str(registered.base_digest))

@@ -257,8 +257,13 @@ def _predicted(registry: RegistryApi, forms: Sequence[Form], load: _Load, *, tar
     if not any(one.fits for one in found):
         made = [of(form) for form in makeable_forms(device, forms[0]) if not (forms[0].is_gguf or forms[0].scheme)]
         found = [*(one for one in made if one.fits), *found, *(one for one in made if not one.fits)]
-        if not found or not found[0].fits:
-            least = min((one.memory_bytes for one in found), default=0) / 2**30
+        if not found:
+            raise InputError(
+                f"No engine serves the files of {model!r} on {device.name}.",
+                hint="Name the model in safetensors, from which other forms can be made.",
+            )
+        if not found[0].fits:
+            least = min(one.memory_bytes for one in found) / 2**30
             raise InputError(
                 f"No form of {model!r} fits on {device.name}: the smallest needs {least:.1f} GiB of "
                 f"{device.memory_gib:g}.",

@@ -8,7 +8,7 @@ from llamafarm_ray.evaluation import EvaluationResult
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.state.records import EVALUATED_ON
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
-from llamafarm_ray.workflows.versions.metrics import add_result, write_json
+from llamafarm_ray.workflows.versions.metrics import add_result, merged_results, write_json
 
 __all__ = ["store_result", "write_result"]
 
@@ -28,7 +28,8 @@ def store_result(registry: RegistryApi, model: EvaluatedModel, result: Evaluatio
         return None
     if model.is_elsewhere:
         known = registry.resolve(model.version).evaluated_on
-        found = {EVALUATED_ON: {**known, model.base_weights: result.to_dict()}}
+        earlier = known.get(model.base_weights, {})
+        found = {EVALUATED_ON: {**known, model.base_weights: merged_results(model.version, earlier, result.to_dict())}}
         registry.record_metrics(model.version, found, reason="evaluated on a form of its base")
         return model.version
     add_result(registry, model.version, result, reason="evaluated")

@@ -18,6 +18,7 @@ __all__ = [
     "add_result",
     "flat_metrics",
     "main_metric",
+    "merged_results",
     "read_json",
     "read_metrics",
     "record_metrics",
@@ -59,7 +60,7 @@ def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason:
     """
     metrics = read_metrics(path)
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, _merged(record, metrics), reason=reason or path.name)
+    registry.record_metrics(record.ref, merged_results(record.ref, record.metrics, metrics), reason=reason or path.name)
     return registry.resolve(record.ref)
 
 
@@ -73,23 +74,27 @@ def add_result(
         InputError: it has results of another shape, which would be lost.
     """
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, _merged(record, result.to_dict()), reason=reason)
+    registry.record_metrics(record.ref, merged_results(record.ref, record.metrics, result.to_dict()), reason=reason)
     return registry.resolve(record.ref)
 
 
-def _merged(record: VersionRecord, added: Mapping[str, object]) -> dict[str, object]:
-    """Return the new results, with the benchmarks and other groups that only a version's earlier results have.
+def merged_results(ref: str, known: Mapping[str, Any], added: Mapping[str, object]) -> dict[str, object]:
+    """Return new results, with the benchmarks and other groups that only the earlier ones have.
+
+    Args:
+        ref: the version that they are of.
+        known: the earlier results.
 
     Raises:
         InputError: the results are of a shape that would lose the earlier ones.
     """
-    old, new = record.metrics.get(RESULTS), added.get(RESULTS)
+    old, new = known.get(RESULTS), added.get(RESULTS)
     if old is None or new is None:
         return dict(added)
     if not _is_result(old) or not _is_result(new):
         whose = "it has" if not _is_result(old) else "are given"
         raise InputError(
-            f"The {RESULTS} of {record.ref} can't be added to: those that {whose} are no mapping with benchmarks.",
+            f"The {RESULTS} of {ref} can't be added to: those that {whose} are no mapping with benchmarks.",
             hint="Register the files as another version with these results.",
         )
     both = {name: {**old.get(name, {}), **new.get(name, {})} for name in ("benchmarks", *SECTIONS)}

@@ -69,3 +69,10 @@ def test_another_shape_is_refused(data):
 )
 def test_the_sign_says_whether_the_number_rose(metric, value, baseline, expected):
     assert improvement(metric, value, baseline) == expected
+
+
+def test_a_baseline_without_a_score_that_is_a_number_leaves_the_models_own():
+    scores = BenchmarkScores({"perplexity": 1.2, "bleu": 3.0})
+    assert scores.beside(BenchmarkScores({})).metrics == scores.metrics
+    assert scores.beside(BenchmarkScores({})).improvement is None
+    assert scores.beside(BenchmarkScores({"bleu": 2.0})).improvement == "+1.00"

@@ -64,6 +64,7 @@ def test_exposure_is_the_logarithm_of_the_candidates_over_the_rank_and_ties_coun
     assert probe.outcome(Reply(losses=(0.1, 1.0, 2.0, 3.0))) == 2
     assert probe.outcome(Reply(losses=(9.0, 1.0, 2.0, 3.0))) == 0
     assert probe.outcome(Reply(losses=(1.0, 1.0, 2.0, 3.0))) == 1
+    assert math.isnan(probe.outcome(Reply(losses=(math.nan,) * 4))), "such a reply is left out and counted"
 
 
 def test_a_decision_is_measured_by_the_odds_of_yes():

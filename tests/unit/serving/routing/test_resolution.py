@@ -16,6 +16,9 @@ from llamafarm_ray.types import Digest, ModelKind
 
 OTHER = Digest.of(b"other")
 
+MEASURED = {"evaluation_results": {"benchmarks": {"held_out": {"perplexity": 1.2}}}}
+"""A result on another form of the base."""
+
 
 @pytest.fixture
 def state():
@@ -192,10 +195,13 @@ def test_an_adapter_of_the_original_is_served_on_what_was_made_of_it_once_it_was
     on_it = {"base_name": "tiny-int4", "base_digest": quarter}
     with pytest.raises(NotFoundError, match=r"evaluate --model bot:1\.0\.0 --base-model tiny-int4"):
         resolve("bot", state, **on_it)
-    state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {OTHER: {}}}))
+    state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {OTHER: MEASURED}}))
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
         resolve("bot", state, **on_it)
     state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {quarter: {}}}))
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):
+        resolve("bot", state, **on_it)
+    state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {quarter: MEASURED}}))
     assert resolve("bot", state, **on_it).digest == ONE
     assert "bot" in served_models(state, **on_it)
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
@@ -208,7 +214,7 @@ def test_an_adapter_in_gguf_is_served_on_the_file_that_it_names_once_it_was_eval
     assert "update" not in served_models(state, base_name="tiny", base_digest=BASE)
     with pytest.raises(NotFoundError, match=r"Evaluate it there first: .*--model update:1.0.0 --base-model tiny"):
         target(state, "update")
-    state = after(state, MetricsRecorded(model="update", version="1.0.0", metrics={"evaluated_on": {BASE: {}}}))
+    state = after(state, MetricsRecorded(model="update", version="1.0.0", metrics={"evaluated_on": {BASE: MEASURED}}))
     assert target(state, "update").ref == "update:1.0.0"
 
 
@@ -217,7 +223,7 @@ def test_an_evaluation_on_a_model_of_other_origin_lets_no_adapter_in(state):
     state = after(
         state,
         quantized("other-int4", "1.0.0", stranger, OTHER),
-        MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {stranger: {}}}),
+        MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {stranger: MEASURED}}),
     )
     with pytest.raises(NotFoundError, match="registered as adapter"):
         resolve("bot", state, base_name="other-int4", base_digest=stranger)

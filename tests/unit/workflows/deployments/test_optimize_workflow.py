@@ -142,5 +142,5 @@ def test_a_quantized_model_is_called_so_and_is_not_quantized_again(base, registr
     made = optimize(registry, str(tmp_path / "int4"), target="cpu-avx2", max_model_len=64)
     assert [row["form"] for row in made.trials] == ["quantized"]
     assert made.config["deployment"]["engine_kwargs"] == {"dtype": "bfloat16"}
-    with pytest.raises(InputError, match="No form of"):
+    with pytest.raises(InputError, match="No engine serves the files of"):
         optimize(registry, str(tmp_path / "int4"), target="apple-m3")

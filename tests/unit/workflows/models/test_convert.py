@@ -274,7 +274,7 @@ def test_pickled_weights_are_read_where_that_is_asked_for(base, registry, tmp_pa
 
 def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_base(registry, tmp_path):
     from llamafarm_ray.config import parse_config
-    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
     from llamafarm_ray.serving.routing.resolution import resolve
     from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
     from llamafarm_ray.workflows.evaluation.results import store_result
@@ -294,7 +294,11 @@ def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_bas
     found = EvaluatedModel.find(config, registry, "bot-gguf")
     assert (found.is_gguf, found.is_elsewhere, found.base_weights) == (True, True, form.registered.manifest)
     assert (found.adapter / "adapter.gguf").is_file()
-    store_result(registry, found, EvaluationResult("bot-gguf:1.0.0", "2026-11-29T00:00:00Z", {}))
+    store_result(
+        registry,
+        found,
+        EvaluationResult("bot-gguf:1.0.0", "2026-11-29T00:00:00Z", {"held_out": BenchmarkScores({"perplexity": 1.2})}),
+    )
     assert resolve("bot-gguf", registry.state, **served).ref == "bot-gguf:1.0.0"
     with pytest.raises(InputError, match=r"is an adapter in safetensors, which llama.cpp can't add to it") as caught:
         EvaluatedModel.find(config, registry, "bot")
@@ -311,7 +315,7 @@ def test_an_adapter_in_gguf_that_names_a_gguf_file_as_its_base_is_let_in_by_an_e
     registry, tmp_path, named
 ):
     from llamafarm_ray.config import parse_config
-    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
     from llamafarm_ray.serving.routing.resolution import resolve
     from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
     from llamafarm_ray.workflows.evaluation.results import store_result
@@ -327,7 +331,11 @@ def test_an_adapter_in_gguf_that_names_a_gguf_file_as_its_base_is_let_in_by_an_e
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
         resolve("bot", registry.state, **served)
     found = EvaluatedModel.find(parse_config({"base_model": reference}), registry, "bot")
-    store_result(registry, found, EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {}))
+    store_result(
+        registry,
+        found,
+        EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {"held_out": BenchmarkScores({"perplexity": 1.2})}),
+    )
     assert resolve("bot", registry.state, **served).ref == "bot:1.0.0"
 
 

@@ -209,7 +209,7 @@ def test_results_on_a_quantized_base_are_kept_apart_and_let_the_adapter_in(base,
     from method_models import randomise, trained, wrapped
 
     from llamafarm_ray.config import MethodParameters, parse_config
-    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
     from llamafarm_ray.models.adapters import load_adapter, prove_adapter
     from llamafarm_ray.types import Digest
     from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
@@ -234,8 +234,19 @@ def test_results_on_a_quantized_base_are_kept_apart_and_let_the_adapter_in(base,
     served = {"base_name": "tiny-int4", "base_digest": Digest(packed.manifest)}
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
         resolve("bot", registry.state, **served)
-    store_result(registry, found, EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {}))
+    store_result(registry, found, EvaluationResult("bot:1.0.0", "2026-11-28T00:00:00Z", {}))
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):  # nothing was measured
+        resolve("bot", registry.state, **served)
+    store_result(
+        registry,
+        found,
+        EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {"held_out": BenchmarkScores({"perplexity": 1.2})}),
+    )
     assert resolve("bot", registry.state, **served).ref == "bot:1.0.0"
     assert list(registry.resolve("bot").metrics) == ["evaluated_on"]
+    other = EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {"mmlu": BenchmarkScores({"accuracy": 0.25})})
+    store_result(registry, found, other)
+    kept = registry.resolve("bot").evaluated_on[packed.manifest]["evaluation_results"]["benchmarks"]
+    assert sorted(kept) == ["held_out", "mmlu"], "one benchmark leaves the others' results alone"
     with pytest.raises(InputError, match="was trained on: their digests differ"):
         EvaluatedModel.find(parse_config({"base_model": str(make_tiny_model(tmp_path / "x", seed=5))}), registry, "bot")
