@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from immutables import Map
 from pydantic import GetCoreSchemaHandler
@@ -105,10 +105,12 @@ class VersionRecord:
         return {**self.registered.metrics, **self.later_metrics}
 
     @property
-    def evaluated_on(self) -> Mapping[str, object]:
+    def evaluated_on(self) -> Mapping[str, Mapping[str, Any]]:
         """Results of an adapter on other files than those that it was trained on, by the digests of their manifests."""
         found = self.metrics.get(EVALUATED_ON)
-        return found if isinstance(found, Mapping) else {}
+        if not isinstance(found, Mapping):
+            return {}
+        return {digest: results for digest, results in found.items() if isinstance(results, Mapping)}
 
     @property
     def evaluation_sets(self) -> frozenset[tuple[str, str]]:

@@ -210,7 +210,6 @@ PROTECTED = [
     "registry principal list --at 1s",
     "registry principal grant vera --role admin",
     "registry principal revoke root",
-    "models cache list",
     "models cache pin bot",
     "models cache unpin bot",
 ]
@@ -224,7 +223,8 @@ def test_nothing_is_told_or_done_without_a_token(guarded, subtests):
             assert json.loads(err)["error"]["code"] == "access_denied"
     guarded.become("root")
     refused = guarded.json("registry", "audit", "--refused")
-    assert len(refused) >= len(PROTECTED)
+    what = [(row["action"], row.get("target")) for row in refused]
+    assert len(what) == len(set(what)) > 10, "the same refusal is there once in a minute"
     assert {row["principal"] for row in refused} == {"unknown"}
 
 
