@@ -210,7 +210,7 @@ def test_a_folder_that_is_no_dataset_is_not_opened(ray_cluster, tmp_path):
         open_dataset(tmp_path / "none")
 
 
-def test_without_ray_the_error_says_what_to_do(monkeypatch, tmp_path):
+def test_without_ray_the_error_says_what_to_do(monkeypatch, corpus, tmp_path):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=r"Call ray.init\(\) first"):
-        build(tmp_path, tmp_path / "out")
+        build(corpus, tmp_path / "out", num_partitions=2)

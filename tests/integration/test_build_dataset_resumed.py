@@ -20,9 +20,9 @@ def test_a_build_that_is_interrupted_leaves_what_it_goes_on_from_and_then_nothin
         build(corpus, tmp_path / "out", progress=interrupt, num_partitions=4)
     assert names(tmp_path) == [".out.unfinished", "corpus"]
     tasks = []
-    processed = stages._processed
+    by_ray = stages._processed_by_ray
     monkeypatch.setattr(
-        stages, "_processed", lambda some, *args, **options: tasks.extend(some) or processed(some, *args, **options)
+        stages, "_processed_by_ray", lambda some, *args, **options: tasks.extend(some) or by_ray(some, *args, **options)
     )
     resumed = build(corpus, tmp_path / "out", num_partitions=4)
     assert len(tasks) == (3 if stage == "documents" else 0)
