@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -187,6 +188,9 @@ def _beside_source(record: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     if isinstance(provenance, str) and _is_json_object(provenance):
         found["provenance"] = provenance
+    if isinstance(pii, str):  # as a table of text holds it
+        with contextlib.suppress(ValueError, RecursionError):
+            pii = json.loads(pii)
     if isinstance(pii, list) and all(isinstance(kind, str) for kind in pii):
         found["pii"] = pii
     return found

@@ -19,7 +19,7 @@ from llamafarm_ray.errors import InputError
 __all__ = ["MergedRows", "merge_rows", "reformatted", "write_rows"]
 
 _FORMAT_VERSION = 1
-_ORIGIN = ("document", "document_digest", "passage")
+_ORIGIN = ("document", "document_digest", "passage", "provenance", "pii")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
         for row in of_split:
             for record in format_row(row, found.kind.name, row_format):
                 kind, (made,) = parse_row(record)
-                rows[split].append({**made, **{name: row[name] for name in _ORIGIN}})
+                rows[split].append({**made, **{name: row[name] for name in _ORIGIN if name in row}})
     if kind is found.kind:
         return found
     documents = _documents([row for of_split in rows.values() for row in of_split])

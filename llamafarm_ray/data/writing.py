@@ -307,7 +307,8 @@ def target_for(
 
 def _origin_of(row: dict[str, object]) -> dict[str, object]:
     """Return what is known of a row's origin."""
-    return {name: row[name] for name in _ORIGIN if row.get(name)}
+    named = _ORIGIN if row.get("document") else [name for name in _ORIGIN if name != "document_digest"]
+    return {name: row[name] for name in named if row.get(name)}
 
 
 def _recorded_digest(path: Path) -> str:

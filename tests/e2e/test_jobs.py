@@ -320,17 +320,18 @@ class Wire:
 FOLLOW = """
 import sys
 from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.workflows.jobs import running
 from llamafarm_ray.workflows.jobs.server import JobServer
-from llamafarm_ray.workflows.jobs.running import RunningJob
 
+running._PATIENCE_S, running._SILENCE_S = float(sys.argv[2]), 1.0
 server = JobServer(sys.argv[1])
 job = server.client.submit_job(entrypoint=sys.argv[3])
 print(job, flush=True)
 tell = lambda line: print("TROUBLE", line, flush=True)
-running = RunningJob(server, job, on_trouble=tell, patience_s=float(sys.argv[2]), silence_s=1)
-for text in running.output():
+followed = running.RunningJob(server, job, on_trouble=tell)
+for text in followed.output():
     print(text, end="", flush=True)
-sys.exit(running.exit_status())
+sys.exit(followed.exit_status())
 """
 
 

@@ -111,7 +111,8 @@ def test_quality_control_filters_redacts_and_reports(ray_cluster, tmp_path, monk
     assert "hunter2" not in str(rows)
 
     monkeypatch.setattr("llamafarm_ray.data.build.harvest._ROWS_PER_BLOCK", 1)  # then Ray holds the rows
-    assert build(folder, tmp_path / "blocks", DatasetConfig.model_validate(config)).digest == report.digest
+    by_ray = build(folder, tmp_path / "blocks", DatasetConfig.model_validate(config), num_partitions=2)
+    assert by_ray.digest == report.digest
     config["quality_control"] = {"metrics": {"diversity_score": ">0.99"}}
     with pytest.raises(InputError, match=r"diversity_score is 0\.\d+, and not >0\.99"):
         build(folder, tmp_path / "missed", DatasetConfig.model_validate(config))

@@ -100,12 +100,14 @@ def _create(config: Config, *, overwrite: bool, as_json: bool) -> None:
     """Build the dataset, on a Ray that this process connects to unless none is needed, and print what came of it."""
     begin("Looking at the sources", quiet=as_json)
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.clusters.cluster import connect, names_cluster
+    from llamafarm_ray.workflows.clusters.cluster import connect, ended_by_signals, names_cluster
     from llamafarm_ray.workflows.datasets.create_dataset import check_source, create_dataset
 
     with contextlib.ExitStack() as stack:
         if check_source(config) or names_cluster(config.cluster.address):
             stack.enter_context(connect(config.cluster.address, on_start=partial(begin, quiet=as_json)))
+        else:
+            stack.enter_context(ended_by_signals())
         progress = stack.enter_context(stages(quiet=as_json))
         created = create_dataset(
             config, open_registry(config.home), overwrite=overwrite, on_progress=BuildProgress(progress)

@@ -156,7 +156,7 @@ class _Build:
         self._target = _target(output, config, self._rows, overwrite=options.overwrite)
         self._target.check()
         self._sources = Sources() if from_rows else discover(source, exclude=self._target.output)
-        if not fits_one_process(self._sources.files, options.num_partitions):
+        if not from_rows and not fits_one_process(self._sources.files, options.num_partitions):
             require_cluster()
         self._parts = FinishedParts(self._target.output)
 

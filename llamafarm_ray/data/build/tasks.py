@@ -34,13 +34,14 @@ def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> 
 
 
 def fits_one_process(files: Sequence[SourceFile], num_partitions: int | None = None) -> bool:
-    """Return True for documents that are at most one task and whose size is known: no archives, no files behind URIs.
+    """Return True for up to 200 documents of 4 MiB together whose size is known: no archives, no files behind URIs.
 
     Ray would run such a task in one worker, and take longer to start it than the task takes.
     """
     if num_partitions or has_remote_file(files) or any(is_container(file.path) for file in files):
         return False
-    return len(tasks_of(files[: _MAX_FILES_PER_TASK + 1])) <= 1
+    is_few = len(files) <= _MAX_FILES_PER_TASK
+    return is_few and sum(file_stat(file)[1] for file in files) <= _MAX_BYTES_PER_TASK
 
 
 def has_remote_file(files: Sequence[SourceFile]) -> bool:

@@ -232,7 +232,8 @@ def check_source(config: Config) -> bool:
         require_rows(config.dataset.source.path)
         return config.dataset.preprocessing.tokenize or bool(engines & {"base_model", "vllm"})
     sources = discover(config.dataset.source.path)
-    return config.dataset.preprocessing.tokenize or engines > {"rules"} or not fits_one_process(sources.files)
+    writes_by_model = bool(engines - {"rules"})
+    return config.dataset.preprocessing.tokenize or writes_by_model or not fits_one_process(sources.files)
 
 
 def dataset_name(path: Path) -> str:

@@ -6,11 +6,13 @@ import zipfile
 
 import pytest
 
-from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config import DatasetConfig, parse_config
 from llamafarm_ray.data import build_dataset, fits_one_process
+from llamafarm_ray.data.build import stages
 from llamafarm_ray.data.build.pipeline import BuildOptions
 from llamafarm_ray.data.sources import discover
 from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.workflows.datasets.create_dataset import check_source
 
 BY_RULES = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"model": "rules"}}})
 
@@ -45,7 +47,7 @@ def test_a_build_of_a_few_documents_never_imports_ray(documents, tmp_path):
     assert (tmp_path / "qa" / "report.html").is_file()
 
 
-def test_the_same_documents_are_the_same_dataset_when_they_go_on_from_a_finished_part(documents, tmp_path):
+def test_the_same_documents_are_the_same_dataset_when_they_go_on_from_a_finished_part(documents, tmp_path, monkeypatch):
     whole = build_dataset(str(documents), tmp_path / "a", BY_RULES, name="a", seed=7)
     assert whole.documents.read == 2
     assert whole.num_train + whole.num_validation > 0
@@ -57,6 +59,7 @@ def test_the_same_documents_are_the_same_dataset_when_they_go_on_from_a_finished
     with pytest.raises(KeyboardInterrupt):
         build_dataset(str(documents), tmp_path / "b", BY_RULES, name="a", seed=7, options=BuildOptions(progress=stop))
     assert list((tmp_path / ".b.unfinished").iterdir())
+    monkeypatch.setattr(stages, "process_documents", lambda *_, **__: pytest.fail("the documents are read again"))
     assert build_dataset(str(documents), tmp_path / "b", BY_RULES, name="a", seed=7).digest == whole.digest
 
 
@@ -70,6 +73,30 @@ def test_what_one_process_reads_is_one_task_of_known_size(documents):
     for number in range(201):
         (documents / f"{number}.txt").write_text("x")
     assert not fits_one_process(discover(str(documents)).files)
+
+
+def test_one_large_file_is_not_held_by_one_process(tmp_path):
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(5 * 1024 * 1024)
+    assert not fits_one_process(discover(str(tmp_path)).files)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "needs_ray"),
+    [
+        ({}, False),
+        ({"preprocessing": {"qa_generation": {"enabled": False}}}, False),
+        ({"preprocessing": {"qa_generation": {"model": "base_model"}}}, True),
+        ({"preprocessing": {"qa_generation": {"model": "gpt-4", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}}}, True),
+        ({"preprocessing": {"qa_generation": {"model": "rules"}, "tokenize": True}}, True),
+        ({"synthetic_generation": {"enabled": True, "base_model": "base_model"}}, True),
+    ],
+    ids=["rules", "texts", "base model", "endpoint", "tokens", "invented"],
+)
+def test_the_command_line_starts_ray_for_models_and_tokens(documents, tmp_path, dataset, needs_ray):
+    base = tmp_path / "base" if needs_ray else None
+    config = {"dataset": {"source": {"path": str(documents)}, "path": str(tmp_path / "out"), **dataset}}
+    assert check_source(parse_config(config | ({"base_model": str(base)} if base else {}))) is needs_ray
 
 
 @pytest.mark.parametrize(
