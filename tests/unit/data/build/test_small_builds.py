@@ -87,7 +87,10 @@ def test_one_large_file_is_not_held_by_one_process(tmp_path):
         ({}, False),
         ({"preprocessing": {"qa_generation": {"enabled": False}}}, False),
         ({"preprocessing": {"qa_generation": {"model": "base_model"}}}, True),
-        ({"preprocessing": {"qa_generation": {"model": "gpt-4", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}}}, True),
+        (
+            {"preprocessing": {"qa_generation": {"model": "gpt-4", "endpoint": {"base_url": "http://localhost:1"}}}},
+            True,
+        ),
         ({"preprocessing": {"qa_generation": {"model": "rules"}, "tokenize": True}}, True),
         ({"synthetic_generation": {"enabled": True, "base_model": "base_model"}}, True),
     ],
