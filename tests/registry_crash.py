@@ -54,13 +54,17 @@ def busy_bucket(bucket, monkeypatch):
 
 @dataclasses.dataclass(frozen=True)
 class Writing:
-    """What a writer works with: the home's URI, its files, and the count at which it dies (0: it does not)."""
+    """What a writer works with: the home's URI, its files, and the count at which it dies (0: it does not).
+
+    ``in_turn``: each step waits for the snapshot that it began, so that every run counts the same in each step.
+    """
 
     home: str
     cache: str
     folders: str
     acknowledged: str
     point: int = 0
+    in_turn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +94,18 @@ def write(writing):
     registry = RegistryService(Location(writing.home), principal="ann", cache=Path(writing.cache), commits_a_snapshot=4)
     with Path(writing.acknowledged).open("a", encoding="utf-8") as file:
         for key, step in _steps(Path(writing.folders)).items():
-            _acknowledge(file, {"step": key, **step(registry, key), "points": count.total})
-        for thread in threading.enumerate():
-            if thread.name == "registry-snapshot":
-                thread.join()
+            done = step(registry, key)
+            if writing.in_turn:
+                _wait_for_snapshot()
+            _acknowledge(file, {"step": key, **done, "points": count.total})
+        _wait_for_snapshot()
         _acknowledge(file, {"points": count.total})
+
+
+def _wait_for_snapshot():
+    for thread in threading.enumerate():
+        if thread.name == "registry-snapshot":
+            thread.join()
 
 
 def _steps(folders):
@@ -302,7 +313,7 @@ def crash_at_points(number, store, tmp_path, *, big=False, steps=range(NUM_STEPS
 
     def writing(name, point=0):
         files = (tmp_path / f"cache-{name}", folders, tmp_path / f"acknowledged-{name}")
-        return Writing(f"{store}/{name}", *map(str, files), point=point)
+        return Writing(f"{store}/{name}", *map(str, files), point=point, in_turn=number is None)
 
     try:
         if root.is_local:

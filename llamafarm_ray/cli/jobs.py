@@ -53,8 +53,8 @@ def ran_as_job(
     Raises:
         InputError: the job would read files that are not sent along, or nothing answers at the address.
         AccessDeniedError: the cluster asks for its token.
-        ClusterError: the cluster refuses the job, loses it, or can't be reached any more. typer.Exit: the job ended
-        with an exit status, which is passed on, or was left.
+        ClusterError: the cluster refuses the job, loses it, or can't be reached any more.
+        typer.Exit: the job ended with an exit status, which is passed on, or was left.
     """
     from llamafarm_ray.workflows.jobs.request import JobRequest
     from llamafarm_ray.workflows.jobs.server import JobServer, job_server_of

@@ -6,6 +6,8 @@ Ray puts a driver's working directory before the libraries in the search path of
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -45,9 +47,14 @@ def refuse_shadows(folder: Path) -> None:
     Raises:
         InputError: it does; which file, and what it hides.
     """
+    with contextlib.suppress(OSError):  # a folder that can't be listed hides nothing
+        _refuse(folder)
+
+
+def _refuse(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
-        is_module = path.suffix == ".py" or (path / "__init__.py").is_file()
-        if is_module and path.stem.isidentifier() and _is_elsewhere(path.stem, folder):
+        is_module = path.suffix == ".py" or os.access(path / "__init__.py", os.R_OK)
+        if is_module and path.stem != "__main__" and path.stem.isidentifier() and _is_elsewhere(path.stem, folder):
             raise InputError(
                 f"{path} has the name of a Python library, and Ray's workers would import it in its place.",
                 hint="Give it another name, or run the command in another folder.",

@@ -270,8 +270,7 @@ def linear_module_names(model: PreTrainedModel) -> list[str]:
         last = name.rpartition(".")[2]
         if not name.startswith(text):
             continue
-        is_plain = not type(model.get_submodule(name)).__module__.startswith("transformers.models.")
-        (found if is_plain and name not in unfit else left_out).add(last)
+        (found if name not in unfit and not _is_router(model.get_submodule(name)) else left_out).add(last)
     return sorted(found - left_out)
 
 
@@ -284,6 +283,12 @@ def text_part(model: PreTrainedModel) -> str:
         return ""
     decoder = model.get_decoder()
     return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
+
+
+def _is_router(module: torch.nn.Module) -> bool:
+    """Return True for a linear layer of transformers' own that is called a router; it returns a tuple of tensors."""
+    kind = type(module)
+    return kind.__module__.startswith("transformers.models.") and "Router" in kind.__name__
 
 
 def _is_linear(module: object) -> bool:

@@ -8,12 +8,13 @@ every character: byte-pair encoding that can spell any byte, after a normalizer 
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = ["TokenBound", "token_bound"]
 
+_MOST_COMPOSED = 4
+"""Characters that one of a Unicode normal form may stand for: https://www.unicode.org/faq/normalization#12"""
 _Form = Literal["NFC", "NFKC"]
 
 
@@ -35,10 +36,9 @@ class TokenBound:
         """Return the fewest tokens that a text can have."""
         if len(text) <= self.max_chars:
             return 0
-        if not text.isascii():
-            for form in self.forms:
-                text = unicodedata.normalize(form, text)
         num_chars = sum(map(len, text.split())) if self.skips_space else len(text)
+        if self.forms and not text.isascii():  # to normalize it takes quadratic time where marks follow one another
+            num_chars //= _MOST_COMPOSED
         return -(-num_chars // self.max_chars)
 
 

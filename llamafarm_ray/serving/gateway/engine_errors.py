@@ -18,7 +18,8 @@ _REFUSED, _FAILED = 400, 500
 _ERROR_EVENT = b'data: {"error"'
 _EVENT_END = b"\n\n"
 _CODES = {400: "invalid_input", 404: "model_not_found", 422: "invalid_input", 501: "unsupported", 503: "unavailable"}
-_TOO_LONG = "This model's maximum context length"
+_TOO_LONG = ("This model's maximum context length", "The decoder prompt (length ", "Input length ")
+"""How vLLM's errors of a prompt that is too long begin."""
 _VALIDATION = re.compile(r"\d+ validation errors?:")
 _FIELD = re.compile(r"'loc': '(?P<loc>[^']*)', 'msg': (?P<quote>['\"])(?P<msg>.*?)(?P=quote)(?:, 'input'|, 'ctx'|})")
 

@@ -64,7 +64,9 @@ def _texts(body: Mapping[str, object]) -> Iterator[str]:
     prompt, messages = body.get("prompt", body.get("input")), body.get("messages")
     given = prompt if isinstance(prompt, list) else [prompt]
     if isinstance(messages, list):
-        given = [text for message in messages if message["role"] == "user" for text in _contents(message)]
+        # The engine refuses messages of another shape.
+        asked = [one for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+        given = [text for message in asked for text in _contents(message)]
     for text in given:
         if isinstance(text, str):
             yield text.strip()  # templates strip them

@@ -32,7 +32,8 @@ def ask_for_logprobs(path: str, body: dict[str, object]) -> AnswerLogprobs | Non
         path: route of the request.
         body: body of the request; it gets ``logprobs``, if it is not a stream and the client did not ask for them.
 
-    Returns: A reader of the response; None if the answer has no log-probabilities, or repeats its prompt.
+    Returns:
+        A reader of the response; None if the answer has no log-probabilities, or repeats its prompt.
     """
     asked = body.get("logprobs", False)
     if body.get("echo") or "logprob_token_ids" in body:

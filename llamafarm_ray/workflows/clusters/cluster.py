@@ -228,7 +228,13 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
-    before = {number: signal.signal(number, lambda caught, _: sys.exit(128 + caught)) for number in numbers}
+
+    def end(caught: int, _frame: object) -> None:
+        if caught == signal.SIGHUP:  # a shell sends it, and then the kernel: the second one must not end the clean-up
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        sys.exit(128 + caught)
+
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:

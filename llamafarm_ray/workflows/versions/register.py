@@ -40,6 +40,9 @@ from llamafarm_ray.workflows.versions.prove import check_same_base, known_base, 
 _QUANTIZE = "quantize"
 """The command whose results are forms of their source, whatever their files."""
 
+_RECORDED = ("base_model", "base_digest", "derived_from", "parameters", "dataset", "dataset_digest", "config_digest")
+"""Facts that a run's record may state."""
+
 __all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained", "stated"]
 
 
@@ -209,8 +212,8 @@ def _facts(asked: Registration, record: dict[str, Any], state: RegistryState) ->
         given["dataset_digest"] = builds[-1].digest if builds else None
     if asked.performance_metrics:
         given["metrics"] = read_metrics(asked.performance_metrics)
-    recorded = {**record.get("lineage", {}), "method": record.get("method", ""), "metrics": record.get("metrics", {})}
-    known = {name: value for name, value in recorded.items() if name in VersionFacts.model_fields}
+    known = {name: value for name, value in record.get("lineage", {}).items() if name in _RECORDED}
+    known |= {"method": record.get("method", ""), "metrics": record.get("metrics", {})}
     return event_of(VersionFacts, **known | given)
 
 

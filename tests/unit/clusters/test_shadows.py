@@ -29,3 +29,10 @@ def test_a_module_that_this_process_has_from_there_hides_nothing(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     __import__("ours_alone")
     refuse_shadows(tmp_path)
+
+
+def test_a_script_of_the_folder_and_what_cannot_be_read_are_no_matter(tmp_path):
+    (tmp_path / "__main__.py").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    refuse_shadows(tmp_path)
+    refuse_shadows(tmp_path / "nowhere")

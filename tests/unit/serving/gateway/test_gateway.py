@@ -8,6 +8,7 @@ import pytest
 from fake_gateway import BOT, CHAT, ONE, Engine, Server
 
 from llamafarm_ray.config import Limits
+from llamafarm_ray.serving.gateway import prompt_length
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES
 from llamafarm_ray.serving.routing.traffic_split import Caller, Variant
 
@@ -196,6 +197,11 @@ def test_a_prompt_that_is_too_long_is_refused_by_the_engines_own_count(route):
     assert response.json()["error"]["message"] == "The prompt has 4 tokens; 3 is the most. Shorten it."
     assert {seen.path for seen in server.engine.seen} == {"/tokenize"}
     assert server.post(route, body_for(route)).status_code == 200
+
+
+@pytest.mark.parametrize("messages", [["x"], [{"content": "x"}], [{"role": "user"}], "x", [None]])
+def test_messages_of_another_shape_are_the_engines_to_refuse(messages):
+    assert list(prompt_length._texts({"model": "bot", "messages": messages})) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import transformers as hf
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import UserError
-from llamafarm_ray.models.loading import inspect_architecture
+from llamafarm_ray.models.loading import inspect_architecture, linear_module_names
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.plan.choosing import _about_experts
 
@@ -99,3 +99,9 @@ def test_routed_experts_that_get_no_update_are_counted_and_said(tmp_path):
     assert "16 bits" in _about_experts("qlora", architecture)[0]
     assert _about_experts("full", architecture) == []
     assert _about_experts("lora", dataclasses.replace(architecture, num_expert_parameters=0)) == []
+
+
+def test_linear_layers_of_a_familys_own_class_are_adapted():
+    config = hf.FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    model = hf.FalconForCausalLM(config)
+    assert linear_module_names(model) == ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"]
