@@ -17,20 +17,17 @@ from llamafarm_ray.config.sections.dataset import (
 from llamafarm_ray.config.sections.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.sections.evaluation import Evaluation
 from llamafarm_ray.config.sections.expansion import Augmentation, SyntheticGeneration
-from llamafarm_ray.config.sections.fine_tuning import (
+from llamafarm_ray.config.sections.fine_tuning import Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.sections.generation import Endpoint, PairKind, QaGeneration
+from llamafarm_ray.config.sections.journal import Journal
+from llamafarm_ray.config.sections.limits import Limits
+from llamafarm_ray.config.sections.methods import (
     BOTTLENECK_METHODS,
     LORA_METHODS,
     LOW_RANK_METHODS,
     METHODS,
     STRATEGIES,
-    Distributed,
-    FineTuning,
-    MethodParameters,
-    Training,
 )
-from llamafarm_ray.config.sections.generation import Endpoint, PairKind, QaGeneration
-from llamafarm_ray.config.sections.journal import Journal
-from llamafarm_ray.config.sections.limits import Limits
 from llamafarm_ray.config.sections.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.sections.quality import (
     PiiControl,

@@ -48,6 +48,8 @@ from llamafarm_ray.cli.terminal import begin, console, errors, print_json, stage
 from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamafarm_ray.config import Config
 
 __all__ = ["command"]
@@ -109,19 +111,32 @@ def command(
     if dry_run:
         show_resolved(config)
         return
-    inputs, outputs = {"--model": model, "--baseline": baseline}, {"--output": output, "--report": report}
-    sent = {"--offline": offline}
-    if not ran_as_job(
+    files = {"--output": output, "--report": report}
+    if not _ran_as_job(config, model, baseline, files, offline=offline, no_wait=no_wait, as_json=as_json):
+        _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
+
+
+def _ran_as_job(
+    config: Config,
+    model: str,
+    baseline: str | None,
+    files: Mapping[str, Path | None],
+    *,
+    offline: bool,
+    no_wait: bool,
+    as_json: bool,
+) -> bool:
+    """Evaluate as a job if the address is a job server's, see `ran_as_job`; its files come back."""
+    return ran_as_job(
         "evaluate",
         config,
-        inputs=inputs,
-        outputs=outputs,
-        flags=sent,
+        inputs={"--model": model, "--baseline": baseline},
+        outputs=files,
+        flags={"--offline": offline},
         no_wait=no_wait,
         as_json=as_json,
         returns_files=True,
-    ):
-        _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
+    )
 
 
 def _evaluate(

@@ -12,6 +12,7 @@ from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
 
 if TYPE_CHECKING:
     from llamafarm_ray.registry import RegistryApi, VersionRecord
+    from llamafarm_ray.workflows.versions.register import Registration
 
 __all__ = ["command"]
 
@@ -48,8 +49,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Give a trained folder a name and a version that never changes."""
-    from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.versions.register import Registration, register, stated
+    from llamafarm_ray.workflows.versions.register import Registration, stated
 
     asked = Registration(
         folder=_one_folder(folder, model),
@@ -73,6 +73,14 @@ def command(
         idempotency_key=idempotency_key,
         fix_names=fix_names,
     )
+    _register(asked, home, as_json=as_json)
+
+
+def _register(asked: Registration, home: str | None, *, as_json: bool) -> None:
+    """Register a version, and print it."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.versions.register import register
+
     notes: list[str] = []
     with waiting("Checking and storing the files", quiet=as_json):
         registry = open_registry(home)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from llamafarm_ray.config.sections.base import Mistake, Section, Unused, as_tuple, section
+from llamafarm_ray.config.sections.methods import BOTTLENECK_METHODS, LOW_RANK_METHODS, Method, Strategy
 from llamafarm_ray.config.sections.objectives import ContrastiveSettings, DpoSettings, KtoSettings
 from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = [
-    "BOTTLENECK_METHODS",
     "CHANGEABLE_MIDWAY",
-    "LORA_METHODS",
-    "LOW_RANK_METHODS",
-    "METHODS",
-    "STRATEGIES",
     "Distributed",
     "FineTuning",
     "Goal",
@@ -32,22 +28,11 @@ __all__ = [
     "Training",
 ]
 
-ChosenMethod = Literal["lora", "qlora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter"]
-Method = Literal["auto", ChosenMethod]
 Goal = Literal["balanced", "quality", "many_tasks"]
 Objective = Literal["sft", "dpo", "kto", "pretraining", "contrastive"]
-ChosenStrategy = Literal["single", "ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3"]
-Strategy = Literal["auto", ChosenStrategy]
 Offload = Literal["none", "cpu", "nvme"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal["linear", "cosine", "constant"]
-METHODS: Final[tuple[str, ...]] = get_args(ChosenMethod)
-STRATEGIES: Final[tuple[str, ...]] = get_args(ChosenStrategy)
-LORA_METHODS: Final = ("lora", "qlora")
-LOW_RANK_METHODS: Final = (*LORA_METHODS, "hybrid_lora_adapter")
-"""Methods that add matrices of a low rank."""
-BOTTLENECK_METHODS: Final = ("adapter", "hybrid_lora_adapter")
-"""Methods that add bottleneck layers."""
 
 CHANGEABLE_MIDWAY: Final = (
     "learning_rate",

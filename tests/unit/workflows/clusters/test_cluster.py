@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -129,3 +130,34 @@ def test_rays_variable_is_the_one_that_it_reads():
     from ray._private import ray_constants
 
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == local_ray._MANY_MACHINES
+
+
+def test_an_address_or_the_environment_names_a_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not cluster.names_cluster(None)
+    assert not cluster.names_cluster(LOCAL)
+    assert cluster.names_cluster("10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert cluster.names_cluster(None)
+    assert not cluster.names_cluster(LOCAL)
+
+
+def test_a_second_hang_up_does_not_end_the_clean_up():
+    cleaned = []
+
+    def block():
+        with cluster.ended_by_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+            finally:
+                os.kill(os.getpid(), signal.SIGHUP)
+                cleaned.append(True)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            block()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == 128 + signal.SIGHUP
+    assert cleaned
