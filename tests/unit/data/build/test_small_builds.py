@@ -124,3 +124,9 @@ def test_a_build_that_needs_ray_says_so(documents, tmp_path, config, options):
     with pytest.raises(ClusterError, match="Ray is not running"):
         build_dataset(str(documents), tmp_path / "out", config, name="a", seed=7, options=options)
     assert not (tmp_path / "out").exists()
+
+
+def test_many_examples_of_few_documents_stay_in_the_process(documents, tmp_path, monkeypatch):
+    monkeypatch.setattr("llamafarm_ray.data.build.harvest._ROWS_PER_BLOCK", 1)
+    monkeypatch.setattr("ray.put", lambda _: pytest.fail("rows are handed to Ray"))
+    assert build_dataset(str(documents), tmp_path / "out", BY_RULES, name="a", seed=7).num_train > 0
